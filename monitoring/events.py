@@ -24,6 +24,7 @@ SECRET_FILE = "secret"  # noqa: S105 - the name of a file
 SPEC_FILE = "spec.json"
 LOG_FILE = "log.txt"
 EXIT_FILE = "exit.json"
+PROCESS_FILE = "process.json"
 
 EXIT_PAUSED = 75
 """Exit code of a job that was told to pause (or whose host goes down) and has written a checkpoint (EX_TEMPFAIL)."""

@@ -22,6 +22,16 @@ class ExitRecord(TypedDict):
     cpu_seconds: float
 
 
+class ProcessRecord(TypedDict):
+    """`process.json`: whom an attempt belongs to. `pid` and `start_ticks` are None until the job's process exists."""
+
+    pid: int | None
+    start_ticks: int | None
+    boot_id: str
+    supervisor_pid: int
+    supervisor_start_ticks: int
+
+
 class AttemptNews(TypedDict):
     """What lies behind a cursor. `lines` holds whole event lines; `drained`: nothing more lies on disk now."""
 
@@ -43,7 +53,7 @@ class GpuProcess(TypedDict):
 
 
 class GpuReading(TypedDict):
-    """One GPU at one moment, with NVML's own terms in plain units."""
+    """One GPU at one moment, with NVML's own terms in plain units. `fault`: why it can't be read, or None."""
 
     index: int
     uuid: str
@@ -60,6 +70,7 @@ class GpuReading(TypedDict):
     power_limit_max_watts: float | None
     fan_speed_percent: int | None
     processes: list[GpuProcess]
+    fault: str | None
 
 
 class DiskReading(TypedDict):
@@ -117,10 +128,25 @@ class PollAnswer(TypedDict):
 
 
 class LaunchAnswer(TypedDict):
-    """`adopted`: this very attempt was running already (the launch was asked twice)."""
+    """`adopted`: this very attempt had been started already (the launch was asked twice). `pid`: None while the
+    job's process is still being started."""
 
     adopted: bool
-    pid: int
+    pid: int | None
+
+
+class SignalAnswer(TypedDict):
+    """`delivered`: the wish was handed to a live process. False for an attempt that had ended: that is no error."""
+
+    delivered: bool
+    state: AttemptState
+
+
+class StopAnswer(TypedDict):
+    """(job, attempt) of the attempts that have ended after a PAUSE, and of those that outlived the deadline."""
+
+    ended: list[tuple[int, int]]
+    still_running: list[tuple[int, int]]
 
 
 class PowerAnswer(TypedDict):
@@ -152,3 +178,11 @@ class AgentFault(TypedDict):
     code: str
     message: str
     fix: str
+
+
+class AgentFaultError(Exception):
+    """The agent refuses a call, for a reason that whoever asked can act on."""
+
+    def __init__(self, code: str, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.fault = AgentFault(code=code, message=message, fix=fix)
