@@ -1,0 +1,286 @@
+"""The shapes a dataset's row may have, and what is wrong with one that has none of them.
+
+Runs in every process; imports nothing heavy (the web's preview and the `validate` job read rows by the same rules).
+A row is one JSON object a line. Four shapes are known:
+
+- `messages`: [{"role": "system" | "user" | "assistant", "content": "..."}]
+- `prompt`, `completion`: two texts, or two lists of messages
+- `instruction`, `output`, and `input` and `system` where there are some
+- `text`: raw text, trained on as it is (loss on every token)
+
+The first three become `{"messages": [...]}`. Keys beyond a shape's own are left out. A file may mix shapes.
+"""
+
+import json
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import lru_cache
+from typing import Any, Final, Literal, TypedDict, cast
+
+from typing_extensions import TypeIs
+
+Role = Literal["system", "user", "assistant"]
+ROLES: Final[tuple[Role, ...]] = ("system", "user", "assistant")
+Shape = Literal["messages", "prompt/completion", "instruction/output", "text"]
+
+
+class Message(TypedDict):
+    role: Role
+    content: str
+
+
+class ChatExample(TypedDict):
+    messages: list[Message]
+
+
+class TextExample(TypedDict):
+    text: str
+
+
+Example = ChatExample | TextExample
+
+SHAPE_KEYS: Final[dict[Shape, tuple[str, ...]]] = {
+    "messages": ("messages",),
+    "prompt/completion": ("prompt", "completion"),
+    "instruction/output": ("instruction", "output"),
+    "text": ("text",),
+}
+"""The keys that a row of each shape must have, in the order in which shapes are tried."""
+
+FAULT_CODES: Final[dict[str, str]] = {
+    "bad_json": "The line is not JSON.",
+    "invalid_utf8": "The line holds bytes or characters that UTF-8 can't.",
+    "line_too_long": "The line is longer than the limit.",
+    "not_an_object": "The line is JSON, but no object.",
+    "unknown_shape": "The object has the keys of none of the known shapes.",
+    "bad_messages": "`messages` is not a list of objects with role and content, or it is empty.",
+    "missing_role": "A message has no role.",
+    "bad_role": "A message has a role other than system, user or assistant.",
+    "bad_content": "What must be text is something else.",
+    "empty_content": "What must be text is empty.",
+    "only_system": "There is a system message and nothing else.",
+    "no_user": "No message is the user's.",
+    "no_assistant": "No message is the assistant's, so there is nothing to learn.",
+    "wrong_order": "The system message is not the first, or the assistant speaks before the user.",
+}
+"""Every code that a faulty row can have."""
+
+
+class RowFaultError(ValueError):
+    """A row can't be trained on: a code of FAULT_CODES and a sentence that says what to do."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+@dataclass(frozen=True)
+class ParsedRow:
+    """A row as it is trained on, the shape it came in, and the keys that were left out."""
+
+    example: Example
+    shape: Shape
+    dropped_keys: tuple[str, ...] = ()
+
+
+def parse_line(line: bytes) -> ParsedRow:
+    """Reads one line of a dataset. Raises RowFaultError."""
+    try:
+        value = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise RowFaultError(
+            "invalid_utf8",
+            f"Byte {error.start + 1} of the line (0x{line[error.start]:02x}) is not UTF-8. Save the file as UTF-8.",
+        ) from error
+    except RecursionError as error:
+        raise RowFaultError("bad_json", "The line nests too deeply. Write one flat object a line.") from error
+    except ValueError as error:
+        raise RowFaultError("bad_json", f"Not JSON: {error}. Write one JSON object a line.") from error
+    row = parse_row(value)
+    _check_encodable(row.example)
+    return row
+
+
+def parse_row(value: object) -> ParsedRow:
+    """Maps a row of any known shape. Raises RowFaultError."""
+    if not isinstance(value, dict):
+        raise RowFaultError(
+            "not_an_object", f"The line holds {_kind(value)}, not an object. Write one JSON object a line."
+        )
+    for shape, keys in SHAPE_KEYS.items():
+        if all(value.get(key) is not None for key in keys):
+            return _PARSERS[shape](value)
+    given = tuple(_short(key)[1:-1] for key in value if value[key] is not None)
+    raise RowFaultError("unknown_shape", _nearest(given[:8]))
+
+
+def texts_of(example: Example) -> list[str]:
+    """All texts of an example, in order."""
+    if is_chat(example):
+        return [message["content"] for message in example["messages"]]
+    return [example["text"]]
+
+
+def is_chat(example: Example) -> TypeIs[ChatExample]:
+    """Whether the example is a conversation; else it is raw text."""
+    return "messages" in example
+
+
+# --- One function a shape -------------------------------------------------------------------------------------------
+
+
+def _parse_messages(value: dict[str, Any]) -> ParsedRow:
+    messages = _messages(value["messages"], "messages")
+    _check_conversation(messages)
+    return ParsedRow(ChatExample(messages=messages), "messages", _beyond(value, "messages"))
+
+
+def _parse_prompt_completion(value: dict[str, Any]) -> ParsedRow:
+    prompt, completion = value["prompt"], value["completion"]
+    if isinstance(prompt, list) and isinstance(completion, list):
+        messages = [*_messages(prompt, "prompt"), *_messages(completion, "completion")]
+        _check_conversation(messages)
+    else:
+        messages = [
+            Message(role="user", content=_text(prompt, "`prompt`")),
+            Message(role="assistant", content=_text(completion, "`completion`")),
+        ]
+    return ParsedRow(ChatExample(messages=messages), "prompt/completion", _beyond(value, "prompt", "completion"))
+
+
+def _parse_instruction(value: dict[str, Any]) -> ParsedRow:
+    instruction = _text(value["instruction"], "`instruction`")
+    given = value.get("input")
+    if given is not None and not isinstance(given, str):
+        raise RowFaultError("bad_content", f"`input` is {_kind(given)}. It must be text, or be left out.")
+    messages = [
+        Message(role="user", content=f"{instruction}\n\n{given}" if given and given.strip() else instruction),
+        Message(role="assistant", content=_text(value["output"], "`output`")),
+    ]
+    if isinstance(system := value.get("system"), str) and system.strip():
+        messages.insert(0, Message(role="system", content=system))
+    dropped = _beyond(value, "instruction", "input", "output", "system")
+    return ParsedRow(ChatExample(messages=messages), "instruction/output", dropped)
+
+
+def _parse_text(value: dict[str, Any]) -> ParsedRow:
+    return ParsedRow(TextExample(text=_text(value["text"], "`text`")), "text", _beyond(value, "text"))
+
+
+_PARSERS: Final = {
+    "messages": _parse_messages,
+    "prompt/completion": _parse_prompt_completion,
+    "instruction/output": _parse_instruction,
+    "text": _parse_text,
+}
+
+
+# --- The parts of a row ---------------------------------------------------------------------------------------------
+
+
+def _messages(value: object, key: str) -> list[Message]:
+    if not isinstance(value, list):
+        raise RowFaultError("bad_messages", f"`{key}` is {_kind(value)}. It must be a list of role/content objects.")
+    if not value:
+        raise RowFaultError("bad_messages", f"`{key}` is empty. Give at least one user and one assistant message.")
+    return [_message(item, f"message {number} of `{key}`") for number, item in enumerate(value, start=1)]
+
+
+def _message(item: object, name: str) -> Message:
+    if not isinstance(item, dict):
+        raise RowFaultError(
+            "bad_messages", f"{_sentence(name)} is {_kind(item)}. It must be an object with role and content."
+        )
+    role = item.get("role")
+    if role is None or role == "":
+        raise RowFaultError("missing_role", f"{_sentence(name)} has no role. Give it one of {', '.join(ROLES)}.")
+    if role not in ROLES:
+        raise RowFaultError(
+            "bad_role", f"{_sentence(name)} has the role {_short(role)}. Use one of {', '.join(ROLES)}."
+        )
+    return Message(role=cast(Role, role), content=_text(item.get("content"), f"The content of {name}"))
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise RowFaultError("bad_content", f"{name} is {_kind(value)}. It must be text.")
+    if not value.strip():
+        raise RowFaultError("empty_content", f"{name} is empty. Fill it in, or leave the row out.")
+    return value
+
+
+def _check_conversation(messages: list[Message]) -> None:
+    roles = [message["role"] for message in messages]
+    if set(roles) == {"system"}:
+        raise RowFaultError("only_system", "Only a system message is there. Add what the user and the assistant say.")
+    if "assistant" not in roles:
+        raise RowFaultError(
+            "no_assistant", "No message is the assistant's, so there is nothing to learn. Add an answer."
+        )
+    if "user" not in roles:
+        raise RowFaultError(
+            "no_user", "No message is the user's. Add the question, or give the row as `text` to train on all of it."
+        )
+    if "system" in roles[1:]:
+        raise RowFaultError(
+            "wrong_order", f"Message {roles.index('system', 1) + 1} is a system message. Only the first may be one."
+        )
+    if roles.index("assistant") < roles.index("user"):
+        raise RowFaultError("wrong_order", "The assistant speaks before the user. Begin with a user message.")
+
+
+def _check_encodable(example: Example) -> None:
+    """JSON can spell half of a surrogate pair, which no UTF-8 file and no tokenizer can hold."""
+    for text in texts_of(example):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RowFaultError(
+                "invalid_utf8",
+                f"The text holds \\u{ord(text[error.start]):04x}, half of a surrogate pair. Remove it or complete it.",
+            ) from error
+
+
+def _beyond(value: dict[str, Any], *known: str) -> tuple[str, ...]:
+    return tuple(key for key in value if key not in known)
+
+
+# --- Sentences ------------------------------------------------------------------------------------------------------
+
+
+_KINDS: Final[dict[type, str]] = {
+    bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object",
+}  # fmt: skip
+
+
+def _kind(value: object) -> str:
+    return "null or missing" if value is None else _KINDS.get(type(value), type(value).__name__)
+
+
+def _short(value: object, limit: int = 40) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _sentence(name: str) -> str:
+    return name[0].upper() + name[1:]
+
+
+@lru_cache(maxsize=256)
+def _nearest(keys: tuple[str, ...]) -> str:
+    """Names the known shape that a row's keys come nearest to, and what differs. A file repeats few such sets."""
+    if "conversations" in keys:
+        return (
+            "Nearest is `messages`: rename `conversations` to `messages`, and in each message `from` to `role` "
+            "(human: user, gpt: assistant) and `value` to `content`."
+        )
+    if not keys:
+        return "The row has no keys with a value. Give it `messages`, `prompt` and `completion`, or `text`."
+
+    def likeness(wanted: tuple[str, ...]) -> float:
+        return sum(max(SequenceMatcher(None, key, has).ratio() for has in keys) for key in wanted) / len(wanted)
+
+    shape, wanted = max(SHAPE_KEYS.items(), key=lambda item: likeness(item[1]))
+    lacking = " and ".join(f"`{key}`" for key in wanted if key not in keys)
+    return f"Nearest is {shape}: {lacking} is missing; the row has {', '.join(f'`{key}`' for key in keys)}."

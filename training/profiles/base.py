@@ -1,0 +1,103 @@
+"""What a data profile is, and how one is found by its name. Runs in every process; imports neither torch nor
+transformers.
+
+A profile says how an example is transformed before training, which system prompt it gets, which logits processors run
+at generation and how an answer is checked. The engine never knows which one it runs. Profiles are found through the
+entry-point group `pilothouse.profiles`: a package of the user's own adds one by naming a class there, which is called
+with the keyword arguments `system_prompt` and `options` of the run's configuration.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, runtime_checkable
+
+from training.data.specs import ChatExample
+
+ENTRY_POINT_GROUP = "pilothouse.profiles"
+
+
+class UnknownProfileError(LookupError):
+    """No installed package offers a profile of this name."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(f"There is no profile {name!r}. Known profiles: {', '.join(known) or 'none'}.")
+        self.name = name
+        self.known = known
+
+
+class BrokenProfileError(RuntimeError):
+    """A profile is installed but can't be used: it fails to import, or refuses its options."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The profile {name!r} can't be used: {reason}")
+        self.name = name
+
+
+@dataclass(frozen=True)
+class AnswerFault:
+    """One thing wrong with an answer: a stable code and a sentence."""
+
+    code: str
+    message: str
+
+
+@runtime_checkable
+class Profile(Protocol):
+    """The interface of a data profile. Instances hold no state that changes."""
+
+    @property
+    def name(self) -> str:
+        """The name it is chosen by."""
+
+    @property
+    def description(self) -> str:
+        """One sentence for the form."""
+
+    @property
+    def version(self) -> str:
+        """Goes into the model's facts: a model answers as the version it was trained with."""
+
+    @property
+    def processors(self) -> str | None:
+        """The name of the module in `inference.processors` that holds its logits processors, or None."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """A chat template that replaces the model's own in training and serving, or None."""
+
+    def system_prompt(self, today: date) -> str:
+        """The system prompt that a conversation without one gets; empty: none."""
+
+    def transform(self, example: ChatExample, index: int) -> ChatExample:
+        """The example as it is trained on. Pure: same input and index, same output; the input is not changed."""
+
+    def check(self, answer: str) -> list[AnswerFault]:
+        """What is wrong with an assistant's answer; empty: nothing."""
+
+
+def profile_names() -> tuple[str, ...]:
+    """The names of all installed profiles, sorted. Imports none of them."""
+    return tuple(sorted(_entries()))
+
+
+def load_profile(name: str, *, system_prompt: str = "", options: Mapping[str, Any] | None = None) -> Profile:
+    """The profile of that name, set up as the run's configuration has it.
+
+    Raises UnknownProfileError (names the known ones) and BrokenProfileError.
+    """
+    entry = _entries().get(name)
+    if entry is None:
+        raise UnknownProfileError(name, profile_names())
+    try:
+        profile = entry.load()(system_prompt=system_prompt, options=dict(options or {}))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise BrokenProfileError(name, str(error)) from error
+    if not isinstance(profile, Profile):
+        raise BrokenProfileError(name, f"{entry.value} lacks a part of training.profiles.base.Profile.")
+    return profile
+
+
+def _entries() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
