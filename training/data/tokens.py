@@ -27,7 +27,7 @@ class NoTokenizerError(Exception):
 
 
 class TokenCounter:
-    """Counts the tokens of examples as one model sees them. `how` says by which text: its template's or the bare one."""
+    """Counts the tokens of examples as one model sees them; `how` says by which text."""
 
     def __init__(self, model_folder: Path) -> None:
         """Raises NoTokenizerError."""
@@ -41,8 +41,14 @@ class TokenCounter:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._render: Callable[[Example], str] = render_bare
-        self.how = "contents joined by newlines, without role markers (the model has no chat template)"
+        self._way = "contents joined by newlines, without role markers (the model has no chat template)"
+        self._refused = 0
         self._take_template(model_folder)
+
+    @property
+    def how(self) -> str:
+        """By which text was counted: the model's template or the bare contents, and for how many it refused."""
+        return f"{self._way}; it refused {self._refused}, counted by contents" if self._refused else self._way
 
     def counts(self, examples: Iterable[Example]) -> Iterator[int]:
         """The number of tokens of each example, in order; holds a batch of them at a time."""
@@ -63,10 +69,9 @@ class TokenCounter:
     def _rendered(self, example: Example) -> str:
         try:
             return self._render(example)
-        except TemplateError as error:
-            # A template may refuse what we accept (two turns of one role). One way for all keeps the figures alike.
-            self._render = render_bare
-            self.how = f"contents joined by newlines (the model's chat template refused an example: {error})"
+        except TemplateError:
+            # A template may refuse what we accept: two turns of one role, a system prompt.
+            self._refused += 1
             return render_bare(example)
 
     def _take_template(self, model_folder: Path) -> None:
@@ -74,9 +79,9 @@ class TokenCounter:
             source = chat_template_of(model_folder)
             if source is not None:
                 self._render = template_renderer(source, _special_tokens(model_folder))
-                self.how = "the model's chat template"
+                self._way = "the model's chat template"
         except (TemplateError, ModelFaultError) as error:
-            self.how = f"contents joined by newlines (the model's chat template can't be used: {error})"
+            self._way = f"contents joined by newlines (the model's chat template can't be used: {error})"
 
 
 def render_bare(example: Example) -> str:

@@ -1,0 +1,165 @@
+"""The verb `validate`: checks an uploaded dataset and writes `rows.jsonl` and `report.json` beside it.
+
+Runs as one job process without torch and transformers. Both files appear whole or not at all; a rejected dataset has a
+report and no rows.
+"""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from monitoring.attempt import JobFaultError, run_attempt
+from monitoring.events import Artefact, EventWriter, JobSpec
+from monitoring.files import replacing, write_json
+from training.data.rows import not_jsonl
+from training.data.statistics import TokenStatistics, rows_to_count, token_statistics
+from training.data.tokens import NoTokenizerError, TokenCounter
+from training.data.validation import Findings, validate
+from training.interruption import interruptible
+from training.pacing import PacedProgress
+
+ROWS_FILE = "rows.jsonl"
+REPORT_FILE = "report.json"
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """The job's `config`: the fraction of faulty rows that rejects a dataset, and how many rows are tokenized."""
+
+    max_fault_fraction: float = 0.01
+    full_token_rows: int = 20_000
+    token_sample_rows: int = 5_000
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Raises JobFaultError `bad_config` for a figure that can't be."""
+        known = {field.name for field in fields(cls)}
+        config = cls(**{key: item for key, item in value.items() if key in known})
+        if not 0 <= config.max_fault_fraction <= 1 or config.full_token_rows < 0 or config.token_sample_rows < 1:
+            raise JobFaultError(
+                "bad_config", f"The validation settings {value} are out of range.", "Set a fraction between 0 and 1."
+            )
+        return config
+
+
+class _RejectedError(Exception):
+    """Keeps the rows of a rejected dataset from being published."""
+
+
+def main(spec_path: Path) -> int:
+    """Runs the attempt that `spec_path` describes; returns the exit code of the process."""
+    return run_attempt(spec_path, _work)
+
+
+def _work(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]:
+    with interruptible():
+        return validate_dataset(spec, events)
+
+
+def validate_dataset(spec: JobSpec, events: EventWriter) -> dict[str, Any]:
+    """Validates `spec.inputs.dataset`; returns the values of the `result` event."""
+    config = ValidationConfig.from_json(spec.config)
+    if spec.inputs.dataset is None:
+        raise JobFaultError("no_dataset", "The job names no dataset.", "Start the validation from the dataset's page.")
+    folder = Path(spec.inputs.dataset.path)
+    source = _source_of(folder)
+    _clear_leftovers(folder)
+
+    findings, reason = _check_rows(source, config, events)
+    tokens, tokens_reason = None, "The dataset was rejected, so its tokens were not counted."
+    if reason is None:
+        tokens, tokens_reason = _count_tokens(folder, findings, spec.inputs.model, config, events)
+    report = {
+        **findings.to_report(),
+        "tokens": tokens,
+        "tokens_reason": tokens_reason,
+        "status": "ready" if reason is None else "rejected",
+        "reason": reason or "",
+        "source": {"name": source.name, "bytes": source.stat().st_size},
+    }
+    write_json(folder / REPORT_FILE, report)
+    _tell(findings, reason, events)
+    return {
+        "status": report["status"],
+        "accepted": findings.accepted,
+        "faulty": findings.faulty,
+        "examples": findings.accepted,
+        "report": report,
+        "reason": report["reason"],
+    }
+
+
+def _source_of(folder: Path) -> Path:
+    """The one `source.*` of a dataset folder."""
+    sources = sorted(folder.glob("source.*"))
+    if len(sources) != 1:
+        raise JobFaultError(
+            "no_source",
+            f"{folder} holds {len(sources)} files named source.*, where there must be one.",
+            "Upload the dataset again.",
+        )
+    return sources[0]
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Removes what an attempt that was killed has left: it may be as large as the dataset."""
+    for name in (ROWS_FILE, REPORT_FILE):
+        for leftover in folder.glob(f".{name}.*"):
+            leftover.unlink()
+
+
+def _check_rows(source: Path, config: ValidationConfig, events: EventWriter) -> tuple[Findings, str | None]:
+    """Writes `rows.jsonl` where the dataset can be used; returns what was found, and why it can't be used."""
+    rows = source.with_name(ROWS_FILE)
+    if (reason := not_jsonl(source)) is not None:
+        rows.unlink(missing_ok=True)
+        return Findings(), reason
+    progress = PacedProgress(events, "bytes", source.stat().st_size)
+    try:
+        with replacing(rows) as stream:
+            findings = validate(source, stream, lambda done: progress.update(done, "Checking rows"))
+            progress.finish(source.stat().st_size, "Checked rows")
+            if (reason := findings.rejection(config.max_fault_fraction)) is not None:
+                raise _RejectedError
+    except _RejectedError:
+        rows.unlink(missing_ok=True)  # of an earlier validation by other settings
+    return findings, reason
+
+
+def _count_tokens(
+    folder: Path, findings: Findings, model: Artefact | None, config: ValidationConfig, events: EventWriter
+) -> tuple[TokenStatistics | None, str]:
+    """The token statistics, or None and a sentence that says why there are none."""
+    if model is None:
+        return None, "No model was named, so there is no tokenizer to count with."
+    try:
+        counter = TokenCounter(Path(model.path))
+    except NoTokenizerError as error:
+        events.log(f"No token statistics: {error}", "warning")
+        return None, str(error)
+    chosen = rows_to_count(
+        findings.accepted, findings.characters, full_rows=config.full_token_rows, sample_rows=config.token_sample_rows
+    )
+    progress = PacedProgress(events, "rows", chosen)
+    statistics = token_statistics(
+        folder / ROWS_FILE,
+        findings.accepted,
+        chosen,
+        counter,
+        model=model.id,
+        on_rows=lambda done: progress.update(done, "Counting tokens"),
+    )
+    progress.finish(chosen, "Counted tokens")
+    return statistics, ""
+
+
+def _tell(findings: Findings, reason: str | None, events: EventWriter) -> None:
+    if reason is not None:
+        events.log(f"Rejected: {reason}", "error")
+    elif findings.faulty:
+        events.log(
+            f"{findings.accepted} rows accepted; {findings.faulty} faulty rows skipped (the report has their lines).",
+            "warning",
+        )
+    else:
+        events.log(f"{findings.accepted} rows accepted.")
