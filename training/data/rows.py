@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 LINE_LIMIT_BYTES = 16 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -14,8 +13,7 @@ class UnreadableRowsError(ValueError):
     """A file that should hold one JSON object a line doesn't."""
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """`number` counts from 1, blank lines too; `data` is None for a line beyond the limit; `end` is a byte offset."""
 
     number: int

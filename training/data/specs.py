@@ -12,10 +12,9 @@ The first three become `{"messages": [...]}`. Keys beyond a shape's own are left
 """
 
 import json
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
-from typing import Any, Final, Literal, TypedDict, cast
+from typing import Any, Final, Literal, NamedTuple, TypedDict
 
 from typing_extensions import TypeIs
 
@@ -75,13 +74,14 @@ class RowFaultError(ValueError):
         self.message = message
 
 
-@dataclass(frozen=True)
-class ParsedRow:
+class ParsedRow(NamedTuple):
     """A row as it is trained on, the shape it came in, and the keys that were left out."""
 
     example: Example
     shape: Shape
     dropped_keys: tuple[str, ...] = ()
+    is_mapped: bool = True
+    """False when the row already was what it is mapped to, so that its own line can be kept."""
 
 
 def parse_line(line: bytes) -> ParsedRow:
@@ -98,7 +98,8 @@ def parse_line(line: bytes) -> ParsedRow:
     except ValueError as error:
         raise RowFaultError("bad_json", f"Not JSON: {error}. Write one JSON object a line.") from error
     row = parse_row(value)
-    _check_encodable(row.example)
+    if b"\\u" in line:
+        _check_encodable(row.example)
     return row
 
 
@@ -133,7 +134,9 @@ def is_chat(example: Example) -> TypeIs[ChatExample]:
 def _parse_messages(value: dict[str, Any]) -> ParsedRow:
     messages = _messages(value["messages"], "messages")
     _check_conversation(messages)
-    return ParsedRow(ChatExample(messages=messages), "messages", _beyond(value, "messages"))
+    dropped = _beyond(value, "messages")
+    is_mapped = bool(dropped) or any(len(item) > len(Message.__required_keys__) for item in value["messages"])
+    return ParsedRow(ChatExample(messages=messages), "messages", dropped, is_mapped)
 
 
 def _parse_prompt_completion(value: dict[str, Any]) -> ParsedRow:
@@ -184,30 +187,42 @@ def _messages(value: object, key: str) -> list[Message]:
         raise RowFaultError("bad_messages", f"`{key}` is {_kind(value)}. It must be a list of role/content objects.")
     if not value:
         raise RowFaultError("bad_messages", f"`{key}` is empty. Give at least one user and one assistant message.")
-    return [_message(item, f"message {number} of `{key}`") for number, item in enumerate(value, start=1)]
+    return [_message(item, key, number) for number, item in enumerate(value, start=1)]
 
 
-def _message(item: object, name: str) -> Message:
+def _message(item: object, key: str, number: int) -> Message:
+    if isinstance(item, dict):
+        role, content = item.get("role"), item.get("content")
+        if role in ROLES and isinstance(content, str) and content and not content.isspace():
+            return {"role": role, "content": content}
+    raise _message_fault(item, f"message {number} of `{key}`")
+
+
+def _message_fault(item: object, name: str) -> RowFaultError:
     if not isinstance(item, dict):
-        raise RowFaultError(
+        return RowFaultError(
             "bad_messages", f"{_sentence(name)} is {_kind(item)}. It must be an object with role and content."
         )
     role = item.get("role")
     if role is None or role == "":
-        raise RowFaultError("missing_role", f"{_sentence(name)} has no role. Give it one of {', '.join(ROLES)}.")
+        return RowFaultError("missing_role", f"{_sentence(name)} has no role. Give it one of {', '.join(ROLES)}.")
     if role not in ROLES:
-        raise RowFaultError(
+        return RowFaultError(
             "bad_role", f"{_sentence(name)} has the role {_short(role)}. Use one of {', '.join(ROLES)}."
         )
-    return Message(role=cast(Role, role), content=_text(item.get("content"), f"The content of {name}"))
+    return _text_fault(item.get("content"), f"The content of {name}")
 
 
 def _text(value: object, name: str) -> str:
-    if not isinstance(value, str):
-        raise RowFaultError("bad_content", f"{name} is {_kind(value)}. It must be text.")
-    if not value.strip():
-        raise RowFaultError("empty_content", f"{name} is empty. Fill it in, or leave the row out.")
-    return value
+    if isinstance(value, str) and value and not value.isspace():
+        return value
+    raise _text_fault(value, name)
+
+
+def _text_fault(value: object, name: str) -> RowFaultError:
+    if isinstance(value, str):
+        return RowFaultError("empty_content", f"{name} is empty. Fill it in, or leave the row out.")
+    return RowFaultError("bad_content", f"{name} is {_kind(value)}. It must be text.")
 
 
 def _check_conversation(messages: list[Message]) -> None:
