@@ -1,0 +1,210 @@
+"""From folders to a model that can generate: the weights, an adapter merged into its base, the tokenizer.
+
+Runs in the inference process, once. Reads safetensors only, runs no code that comes with a model, uses no network.
+"""
+
+import copy
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from monitoring.attempt import JobFaultError
+from monitoring.events import Artefact
+
+ADAPTER_FILE = "adapter_config.json"
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>", "<|return|>")
+DEFAULT_CONTEXT_TOKENS = 2048
+ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Report = Callable[[str], None]
+"""Told in a few words what is being done."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model on its device, in evaluation mode, and what an engine and a server need to know about it.
+
+    `tokenizer` belongs to the engine's thread, `encoder` (a copy of it) to whoever makes prompts.
+    `sampling_defaults` are those of the model's own generation_config.json: temperature, top_p, top_k, min_p,
+    repetition_penalty, as far as it names them.
+    """
+
+    model: Any
+    tokenizer: Any
+    encoder: Any
+    max_model_length: int
+    vocabulary_size: int
+    end_token_ids: frozenset[int]
+    sampling_defaults: dict[str, float]
+    device: str
+    dtype: str
+    cpu_threads: int
+
+
+def load_model(
+    model: Artefact,
+    base: Artefact | None,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    max_model_length: int = 0,
+    cpu_threads: int = 0,
+    report: Report = lambda _: None,
+) -> LoadedModel:
+    """Loads a full model, or an adapter on its base. Raises JobFaultError where a folder or a setting is at fault."""
+    if cpu_threads:
+        torch.set_num_threads(cpu_threads)
+    folder, adapter = _folders(model, base)
+    place = _device(device)
+    report("reading the tokenizer")
+    tokenizer = _tokenizer(Path(model.path), folder)
+    kind = _dtype(dtype, place, folder)
+    report(f"loading the weights of {folder.name} as {_name_of(kind)} on {place}")
+    loaded = _weights(folder, kind, place)
+    if adapter is not None:
+        report("merging the adapter into its base")
+        loaded = _merged(loaded, adapter)
+    loaded.eval()
+    _check_architecture(loaded)
+    text_config = loaded.config.get_text_config()
+    return LoadedModel(
+        model=loaded,
+        tokenizer=tokenizer,
+        encoder=copy.deepcopy(tokenizer),
+        max_model_length=_context(text_config, max_model_length),
+        vocabulary_size=int(text_config.vocab_size),
+        end_token_ids=_end_token_ids(loaded, tokenizer),
+        sampling_defaults=_sampling_defaults(folder),
+        device=str(loaded.device),
+        dtype=_name_of(loaded.dtype),
+        cpu_threads=cpu_threads,
+    )
+
+
+def _folders(model: Artefact, base: Artefact | None) -> tuple[Path, Path | None]:
+    """The folder of the full weights, and that of the adapter if the model is one."""
+    folder = Path(model.path)
+    if not folder.is_dir():
+        raise JobFaultError("model_missing", f"There is no folder {folder}.", "Register the model again.")
+    if not (folder / ADAPTER_FILE).exists():
+        return folder, None
+    if base is None:
+        raise JobFaultError(
+            "base_missing", f"The model {model.id} is an adapter, and its base is not given.", "Register its base model."
+        )
+    if not Path(base.path).is_dir():
+        raise JobFaultError("base_missing", f"There is no folder {base.path}.", "Register the base model again.")
+    return Path(base.path), folder
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    if not torch.cuda.is_available():
+        return "cpu"
+    return "cuda:0" if torch.cuda.device_count() == 1 else "auto"
+
+
+def _dtype(wanted: str, device: str, folder: Path) -> torch.dtype:
+    """The dtype to load in. "auto" is the checkpoint's own, where the device computes with it at full speed."""
+    if wanted != "auto":
+        if wanted not in DTYPES:
+            raise JobFaultError("bad_dtype", f"The dtype {wanted!r} is unknown.", f"Take auto, {', '.join(DTYPES)}.")
+        return DTYPES[wanted]
+    config = json.loads((folder / "config.json").read_text())
+    stored = DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), torch.float32)
+    if stored is torch.float32:
+        return stored
+    if device == "cpu":
+        return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    if stored is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return stored
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _tokenizer(*folders: Path) -> Any:
+    """The tokenizer of the first folder that has one."""
+    for folder in folders:
+        if (folder / "tokenizer_config.json").exists() or (folder / "tokenizer.json").exists():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            backend = getattr(tokenizer, "backend_tokenizer", None)
+            if backend is not None:  # a training run may have left its own settings in the file
+                backend.no_truncation()
+                backend.no_padding()
+            return tokenizer
+    raise JobFaultError("tokenizer_missing", f"{folders[0]} has no tokenizer.", "Register a model with tokenizer.json.")
+
+
+def _weights(folder: Path, dtype: torch.dtype, device: str) -> Any:
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map=None if device == "cpu" else device,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except torch.OutOfMemoryError as error:
+        raise JobFaultError(
+            "out_of_memory", f"The device has too little memory for {folder.name}: {error}", "Stop what else runs on it."
+        ) from error
+    except (OSError, ValueError, KeyError) as error:
+        raise JobFaultError(
+            "model_unreadable", f"{folder} can't be loaded: {error}", "Check config.json and the safetensors files."
+        ) from error
+
+
+def _merged(base: Any, adapter: Path) -> Any:
+    from peft import PeftModel  # takes two seconds to import, and most models are no adapters
+
+    return PeftModel.from_pretrained(base, adapter, use_safetensors=True).merge_and_unload()
+
+
+def _check_architecture(model: Any) -> None:
+    """The rolling batch moves keys and values between rows; a recurrent state can't be moved like that."""
+    layers = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    parameters = inspect.signature(model.forward).parameters
+    lacking = sorted(layers - ATTENTION_LAYERS) or sorted({"cache", "position_ids", "logits_to_keep"} - set(parameters))
+    if lacking:
+        raise JobFaultError(
+            "architecture_unsupported",
+            f"The transformers engine can't batch {type(model).__name__} ({', '.join(lacking)}).",
+            "Serve it with another engine.",
+        )
+
+
+def _context(text_config: Any, wanted: int) -> int:
+    own = int(getattr(text_config, "max_position_embeddings", 0) or 0)
+    if wanted <= 0:
+        return own or DEFAULT_CONTEXT_TOKENS
+    return min(own, wanted) if own else wanted
+
+
+def _end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a text: the model's and the tokenizer's own, and the end of a turn in the chat template."""
+    ids: set[int] = set()
+    for named in (model.generation_config.eos_token_id, model.config.eos_token_id, tokenizer.eos_token_id):
+        ids.update([named] if isinstance(named, int) else named or ())
+    template = str(tokenizer.chat_template or "<|im_end|>")
+    vocabulary = tokenizer.get_vocab()
+    ids.update(vocabulary[end] for end in TURN_ENDS if end in template and end in vocabulary)
+    return frozenset(ids)
+
+
+def _sampling_defaults(folder: Path) -> dict[str, float]:
+    path = folder / "generation_config.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    return {name: stored[name] for name in names if isinstance(stored.get(name), int | float)}

@@ -1,0 +1,30 @@
+"""Finding a profile's processors by the profile's name: the one way to them, for serving and for training samples.
+
+A built-in profile's processors are the module of its name beside this one. A package of the user's adds its own by an
+entry point of the group `pilothouse.processors` that names a sequence of `ProcessorFactory`. Loading runs no model.
+"""
+
+import importlib
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+from inference.processors.base import ProcessorFactory
+
+ENTRY_POINT_GROUP = "pilothouse.processors"
+BUILT_IN = ("plain",)
+
+
+class UnknownProcessorsError(LookupError):
+    """No processors are known for a profile."""
+
+
+def load_processors(profile_name: str) -> list[ProcessorFactory]:
+    """The processors of a profile, in the order in which they work. Raises UnknownProcessorsError."""
+    if profile_name in BUILT_IN:
+        module = importlib.import_module(f"inference.processors.{profile_name}")
+        return list(module.FACTORIES)
+    for entry in entry_points(group=ENTRY_POINT_GROUP, name=profile_name):
+        factories: Sequence[ProcessorFactory] = entry.load()
+        return list(factories)
+    known = sorted({*BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))})
+    raise UnknownProcessorsError(f"no processors for the profile {profile_name!r}; known: {', '.join(known)}")
