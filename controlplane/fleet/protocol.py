@@ -1,0 +1,103 @@
+"""What the control plane may ask of a host's agent, whichever way the words travel.
+
+Runs in the web process. The wire types are the agent's own; the rest of the control plane imports them from here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from monitoring.events import Wish
+from monitoring.wire import (
+    AgentFault,
+    AttemptNews,
+    AttemptState,
+    Cursor,
+    DiskReading,
+    ExitRecord,
+    GpuProcess,
+    GpuReading,
+    HostFacts,
+    HostReading,
+    LaunchAnswer,
+    LogSlice,
+    PollAnswer,
+    PowerAnswer,
+    SignalAnswer,
+    StopAnswer,
+)
+
+__all__ = [
+    "AgentFault",
+    "AgentRefusedError",
+    "AttemptNews",
+    "AttemptState",
+    "Carrier",
+    "Cursor",
+    "DiskReading",
+    "ExitRecord",
+    "GpuProcess",
+    "GpuReading",
+    "HostFacts",
+    "HostReading",
+    "HostUnreachableError",
+    "LaunchAnswer",
+    "LogSlice",
+    "PollAnswer",
+    "PowerAnswer",
+    "SignalAnswer",
+    "StopAnswer",
+    "Wish",
+]
+
+
+class HostUnreachableError(Exception):
+    """The agent doesn't answer. Whether a call has had its effect is not known: every call may be made again."""
+
+
+class AgentRefusedError(Exception):
+    """The agent has answered, and says no: a stable code, a sentence, and what mends it."""
+
+    def __init__(self, code: str, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.fix = fix
+
+
+class Carrier(Protocol):
+    """One host's agent. Thread-safe. Every call raises HostUnreachableError or AgentRefusedError."""
+
+    def describe(self) -> HostFacts:
+        """What doesn't change while the agent runs."""
+
+    def launch(self, spec: Mapping[str, Any], secrets: Mapping[str, str]) -> LaunchAnswer:
+        """Starts the attempt of `JobSpec.to_json()`; the same attempt asked twice runs once.
+
+        Refusals: `bad_spec`, `unknown_kind`, `superseded`, `still_running`, `disk_full`, `stopping`, `launch_failed`.
+        """
+
+    def signal(self, job_id: int, attempt: int, wish: Wish) -> SignalAnswer:
+        """Hands a wish to a job. For an attempt that has ended it is no error. Refusal: `launching` (ask again)."""
+
+    def poll(self, cursors: Sequence[Cursor], wait_seconds: float) -> PollAnswer:
+        """What lies behind each cursor; waits up to `wait_seconds` (at most 30) for news.
+
+        An attempt that has ended and is drained is always news: leave its cursor out once that is stored.
+        """
+
+    def set_power(self, gpu_uuid: str, watts: float, *, strict: bool = False) -> PowerAnswer:
+        """Sets a GPU's power limit. Refusals: `unknown_gpu`, `bad_call`, with `strict` `out_of_range`."""
+
+    def read_log(
+        self, job_id: int, attempt: int, *, lines: int = 200, start: int | None = None, limit_bytes: int = 1 << 18
+    ) -> LogSlice:
+        """The last `lines` lines of an attempt's log or, with `start`, whole lines from that byte on."""
+
+    def read_agent_log(self, lines: int = 200) -> LogSlice:
+        """The last lines of the agent's own log."""
+
+    def stop_all(self, deadline_seconds: float) -> StopAnswer:
+        """Pauses every job of the host and waits for their end; the agent starts nothing afterwards."""
+
+    def shutdown(self) -> None:
+        """Ends the agent. Jobs go on."""
