@@ -1,0 +1,16 @@
+"""The tables. Django finds models through this package; everything else imports the noun's own module."""
+
+from controlplane.models.access import ApiKey, AuditLine, Setting, User
+from controlplane.models.datasets import Dataset, Upload
+from controlplane.models.deployments import Deployment
+from controlplane.models.hosts import Gpu, Host
+from controlplane.models.jobs import Attempt, Job
+from controlplane.models.language_models import LanguageModel
+from controlplane.models.live import LiveMessage, Topic
+from controlplane.models.runs import Checkpoint, MetricChunk, Run, Sample
+from controlplane.models.telemetry import TelemetrySample
+
+__all__ = [
+    "ApiKey", "Attempt", "AuditLine", "Checkpoint", "Dataset", "Deployment", "Gpu", "Host", "Job", "LanguageModel",
+    "LiveMessage", "MetricChunk", "Run", "Sample", "Setting", "TelemetrySample", "Topic", "Upload", "User",
+]  # fmt: skip

@@ -1,0 +1,11 @@
+"""The Django app. Runs in the web process."""
+
+from django.apps import AppConfig
+
+
+class ControlPlaneConfig(AppConfig):
+    """One app for the whole control plane: one set of migrations, one label."""
+
+    name = "controlplane"
+    label = "controlplane"
+    verbose_name = "Pilothouse"

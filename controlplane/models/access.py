@@ -1,0 +1,122 @@
+"""People, keys and what they did. Runs in the web process."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from django.contrib.auth.models import AbstractUser
+from django.db import models
+from django.utils import timezone
+
+from controlplane.errors import ForbiddenError
+
+
+class Role(IntEnum):
+    """What somebody may do, in order of power: `read` looks, `use` works, `admin` rules."""
+
+    READ = 1
+    USE = 2
+    ADMIN = 3
+
+    @property
+    def word(self) -> str:
+        """The role as people and the API write it."""
+        return self.name.lower()
+
+    @classmethod
+    def parse(cls, word: str) -> "Role":
+        """The role of a word. Raises ValueError for any other."""
+        try:
+            return cls[word.upper()]
+        except KeyError:
+            raise ValueError(f"There is no role {word!r}: choose admin, use or read.") from None
+
+
+ROLE_CHOICES = [("read", "read"), ("use", "use"), ("admin", "admin")]
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who acts: a person, a key, or the product itself."""
+
+    name: str
+    role: Role
+    user_id: int | None = None
+    key_id: int | None = None
+    address: str = ""
+
+    def require(self, role: Role) -> None:
+        """Raises ForbiddenError when this actor's role is smaller than `role`."""
+        if self.role < role:
+            raise ForbiddenError(
+                f"This needs the role {role.word}; {self.name} has {self.role.word}. Ask an admin to change it."
+            )
+
+    def may_change(self, created_by: str) -> bool:
+        """Whether this actor may delete or stop what `created_by` made."""
+        return self.role >= Role.ADMIN or (self.role >= Role.USE and created_by == self.name)
+
+
+SYSTEM = Actor(name="pilothouse", role=Role.ADMIN)
+
+
+class User(AbstractUser):
+    """A person who may log in."""
+
+    role = models.CharField(max_length=8, choices=ROLE_CHOICES, default="read")
+    must_change_password = models.BooleanField(default=False)
+
+    def actor(self, address: str = "") -> Actor:
+        """This person as the one who acts."""
+        return Actor(name=self.get_username(), role=Role.parse(self.role), user_id=self.pk, address=address)
+
+
+class ApiKey(models.Model):
+    """A key for scripts. Only its SHA-256 is stored; the key is 256 random bits, so a slow hash would add nothing."""
+
+    name = models.CharField(max_length=100)
+    role = models.CharField(max_length=8, choices=ROLE_CHOICES)
+    prefix = models.CharField(max_length=12)
+    hash = models.CharField(max_length=64, unique=True)
+    created_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField(default=timezone.now)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…)"
+
+    def is_valid(self) -> bool:
+        """Neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or self.expires_at > timezone.now())
+
+    def actor(self, address: str = "") -> Actor:
+        """This key as the one who acts."""
+        return Actor(name=f"key {self.name}", role=Role.parse(self.role), key_id=self.pk, address=address)
+
+
+class AuditLine(models.Model):
+    """Who did what to what, from where. Never changed, never deleted by the product."""
+
+    time = models.DateTimeField(default=timezone.now, db_index=True)
+    actor = models.CharField(max_length=150)
+    address = models.CharField(max_length=64, blank=True)
+    action = models.CharField(max_length=64)
+    target = models.CharField(max_length=200, blank=True)
+    detail = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.actor} {self.action} {self.target}"
+
+
+class Setting(models.Model):
+    """One setting that was changed from its default (`services.settings` holds the defaults)."""
+
+    key = models.CharField(max_length=100, primary_key=True)
+    value = models.JSONField()
+
+    def __str__(self) -> str:
+        return self.key

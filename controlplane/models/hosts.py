@@ -1,0 +1,49 @@
+"""Hosts and their GPUs. Runs in the web process."""
+
+from django.db import models
+from django.utils import timezone
+
+OFFLINE_AFTER_SECONDS = 15
+
+
+class Host(models.Model):
+    """A machine with an agent. `reading` is the last `HostReading`, `facts` the last `HostFacts`."""
+
+    name = models.CharField(max_length=200, unique=True)
+    carrier = models.CharField(max_length=8, default="local")
+    facts = models.JSONField(default=dict)
+    reading = models.JSONField(default=dict)
+    last_seen_at = models.DateTimeField(null=True, blank=True)
+    fault = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def is_online(self) -> bool:
+        """Whether its agent has answered lately."""
+        if self.last_seen_at is None:
+            return False
+        return (timezone.now() - self.last_seen_at).total_seconds() < OFFLINE_AFTER_SECONDS
+
+
+class Gpu(models.Model):
+    """One GPU of a host, known by its NVML UUID. `reading` is the last `GpuReading`."""
+
+    host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="gpus")
+    uuid = models.CharField(max_length=80)
+    index = models.PositiveIntegerField()
+    name = models.CharField(max_length=200)
+    reading = models.JSONField(default=dict)
+    seen_at = models.DateTimeField(default=timezone.now)
+    power_profile = models.CharField(max_length=20, blank=True)
+    power_answer = models.JSONField(null=True, blank=True)
+    power_set_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["host_id", "index"]
+        constraints = [models.UniqueConstraint(fields=["host", "uuid"], name="gpu_once_a_host")]
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.host_id}"

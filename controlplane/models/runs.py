@@ -1,0 +1,97 @@
+"""Training runs, their curves, checkpoints and samples. Runs in the web process."""
+
+from pathlib import Path
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+
+from controlplane.models.datasets import Dataset
+from controlplane.models.jobs import Job
+from controlplane.models.language_models import LanguageModel
+
+
+class Run(models.Model):
+    """A job of kind `train`, with what a person calls it and what it is made of."""
+
+    name = models.CharField(max_length=200)
+    job = models.OneToOneField(Job, on_delete=models.CASCADE, related_name="run")
+    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="runs")
+    model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="runs_from")
+    profile = models.CharField(max_length=50, default="plain")
+    config = models.JSONField()
+    last = models.JSONField(default=dict)
+    last_step = models.PositiveIntegerField(default=0)
+    total_steps = models.PositiveIntegerField(null=True, blank=True)
+    epoch = models.FloatField(null=True, blank=True)
+    created_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.pk} · {self.name}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoints lie on this machine."""
+        return Path(settings.HOME) / "runs" / str(self.pk)
+
+
+class MetricChunk(models.Model):
+    """Up to 512 points of one key of a run: packed little-endian arrays (int64 steps, float64 values and times)."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="chunks")
+    key = models.CharField(max_length=200)
+    index = models.PositiveIntegerField()
+    first_step = models.BigIntegerField()
+    last_step = models.BigIntegerField()
+    count = models.PositiveIntegerField()
+    steps = models.BinaryField()
+    values = models.BinaryField()
+    times = models.BinaryField()
+
+    class Meta:
+        ordering = ["run_id", "key", "index"]
+        constraints = [models.UniqueConstraint(fields=["run", "key", "index"], name="chunk_once")]
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} {self.key} {self.first_step}–{self.last_step}"
+
+
+class Checkpoint(models.Model):
+    """A checkpoint that is complete on disk; `gone_at` is when retention took it away."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="checkpoints")
+    step = models.PositiveIntegerField()
+    path = models.CharField(max_length=250)
+    bytes = models.BigIntegerField()
+    loss = models.FloatField(null=True, blank=True)
+    eval_loss = models.FloatField(null=True, blank=True)
+    manifest_sha256 = models.CharField(max_length=64, blank=True)
+    created_at = models.DateTimeField()
+    gone_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["step"]
+        constraints = [models.UniqueConstraint(fields=["run", "step"], name="checkpoint_once")]
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} step {self.step}"
+
+
+class Sample(models.Model):
+    """A text that the model wrote in mid-training."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="samples")
+    step = models.PositiveIntegerField()
+    prompt = models.TextField()
+    text = models.TextField()
+    time = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-step", "id"]
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} step {self.step}"
