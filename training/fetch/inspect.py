@@ -55,6 +55,7 @@ def inspect_model(folder: Path) -> ModelFacts:
     `broken_weights`, `missing_weights`.
     """
     refuse_pickles(folder)
+    refuse_remote_code(folder)
     is_adapter = (folder / "adapter_config.json").is_file()
     config = read_config(folder / ("adapter_config.json" if is_adapter else "config.json"))
     parameters, dtype = _weights_of(folder)
@@ -111,6 +112,13 @@ def refuse_pickles(folder: Path) -> None:
             f"{pickles[0]} may run code when it is opened; a model here consists of safetensors, JSON and text alone.",
             "Save the model again with safe_serialization (save_pretrained does so) and leave such files out.",
         )
+
+
+def refuse_remote_code(folder: Path) -> None:
+    """Raises ModelFaultError `remote_code` when a config of the folder names Python code of its own."""
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json"):
+        if (folder / name).is_file():
+            read_config(folder / name)
 
 
 def chat_template_of(folder: Path) -> str | None:
