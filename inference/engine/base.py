@@ -1,4 +1,4 @@
-"""What an engine is to the rest of the house: requests go in, chunks of text come out, in whatever order they are ready.
+"""What an engine is to the rest of the house: requests go in, chunks of text come out, as they are ready.
 
 Runs in the inference process; knows neither torch nor HTTP, so that the server, the evaluation and the data generation
 jobs speak to every engine alike.

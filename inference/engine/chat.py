@@ -3,7 +3,7 @@
 Runs in the inference process. transformers renders templates in a sandbox. A model without a template gets ChatML.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -22,9 +22,11 @@ Message = Mapping[str, str]
 
 
 class ChatPrompts:
-    """Renders conversations for one model. `system_prompt` opens those that bring none of their own."""
+    """Renders conversations for one model. What `system_prompt` answers opens those that bring none of their own."""
 
-    def __init__(self, tokenizer: Any, system_prompt: str = "", chat_template: str = "") -> None:
+    def __init__(
+        self, tokenizer: Any, system_prompt: Callable[[], str] = str, chat_template: str | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._system_prompt = system_prompt
         self._template: str = chat_template or tokenizer.chat_template or CHATML
@@ -40,8 +42,8 @@ class ChatPrompts:
     ) -> list[int]:
         """The prompt for the next answer. Raises InvalidRequestError where the template refuses the conversation."""
         turns = [dict(message) for message in messages]
-        if apply_profile and self._system_prompt and all(turn["role"] != "system" for turn in turns):
-            turns.insert(0, {"role": "system", "content": self._system_prompt})
+        if apply_profile and all(turn["role"] != "system" for turn in turns) and (opening := self._system_prompt()):
+            turns.insert(0, {"role": "system", "content": opening})
         self._check_arguments(template_arguments)
         try:
             text = self._tokenizer.apply_chat_template(

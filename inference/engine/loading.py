@@ -97,7 +97,9 @@ def _folders(model: Artefact, base: Artefact | None) -> tuple[Path, Path | None]
         return folder, None
     if base is None:
         raise JobFaultError(
-            "base_missing", f"The model {model.id} is an adapter, and its base is not given.", "Register its base model."
+            "base_missing",
+            f"The model {model.id} is an adapter, and its base is not given.",
+            "Register its base model.",
         )
     if not Path(base.path).is_dir():
         raise JobFaultError("base_missing", f"There is no folder {base.path}.", "Register the base model again.")
@@ -158,7 +160,9 @@ def _weights(folder: Path, dtype: torch.dtype, device: str) -> Any:
         )
     except torch.OutOfMemoryError as error:
         raise JobFaultError(
-            "out_of_memory", f"The device has too little memory for {folder.name}: {error}", "Stop what else runs on it."
+            "out_of_memory",
+            f"The device has too little memory for {folder.name}: {error}",
+            "Stop what else runs on it.",
         ) from error
     except (OSError, ValueError, KeyError) as error:
         raise JobFaultError(

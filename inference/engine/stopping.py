@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Watches the text of one choice. A stop string counts wherever it lies, across tokens too, and is not given out."""
+    """Watches the text of one choice. A stop string counts across tokens too, and is not given out."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stop for stop in stops if stop)

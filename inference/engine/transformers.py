@@ -268,19 +268,21 @@ class TransformersEngine:
         self._statistics.count_tokens(len(self._batch.choices))
         likeliest = logits.max(-1)
         # NaN wins every maximum, so one look at the maxima is enough.
-        broken = likeliest.values.isnan().tolist()
+        broken, token_ids = likeliest.values.isnan().tolist(), likeliest.indices.tolist()
         finished: list[Choice] = []
-        for row, (choice, token_id) in enumerate(zip(list(self._batch.choices), likeliest.indices.tolist(), strict=True)):
-            if choice.ticket.is_over:  # another choice of the same request has just failed
+        for row, choice in enumerate(self._batch.choices):
+            ticket = choice.ticket
+            if ticket.is_over:  # another choice of the same request has just failed
                 continue
             try:
                 if broken[row]:
                     raise not_a_number_error(choice)
-                self._tell(choice.ticket, choice.take(token_id) if choice.takes_likeliest else choice.choose(logits[row]))
+                chunk = choice.take(token_ids[row]) if choice.takes_likeliest else choice.choose(logits[row])
+                self._tell(ticket, chunk)
             except Exception as error:
-                logger.exception("request %d failed", choice.ticket.number)
-                self._fail(choice.ticket, _failure(error), drop=False)
-                finished.extend(other for other in self._batch.choices if other.ticket is choice.ticket)
+                logger.exception("request %d failed", ticket.number)
+                self._fail(ticket, _failure(error), drop=False)
+                finished.extend(other for other in self._batch.choices if other.ticket is ticket)
                 continue
             if choice.finish_reason is not None:
                 finished.append(choice)
