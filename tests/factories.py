@@ -1,0 +1,152 @@
+"""Rows and files for the control plane's tests: `make_run()` and its likes, each real down to the disk where it can be.
+
+They need a data base (`django_db`) and, where files are written, a home of the test's own (the fixture `home`).
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from django.utils import timezone
+
+from controlplane.models import ApiKey, Dataset, Gpu, Host, Job, LanguageModel, Run, User
+from controlplane.models.access import SYSTEM
+from controlplane.models.datasets import DatasetStatus
+from controlplane.models.jobs import Status
+from controlplane.models.language_models import ModelState
+from controlplane.services import access
+from monitoring.files import write_bytes, write_json
+from training.config.loader import parse_config, to_dict
+
+PASSWORD = "a long enough password"
+_numbers = itertools.count(1)
+
+
+def make_user(role: str = "use", username: str = "", password: str = PASSWORD) -> User:
+    """A person who may log in with `password`."""
+    return User.objects.create_user(username=username or f"{role}-{next(_numbers)}", password=password, role=role)
+
+
+def make_key(role: str = "use", name: str = "") -> str:
+    """A key's plain text; the key acts under the name `key NAME`."""
+    return access.create_key(SYSTEM, name or f"{role}-{next(_numbers)}", role)[1]
+
+
+def make_key_row(role: str = "use", name: str = "") -> tuple[ApiKey, str]:
+    """A key and its plain text."""
+    return access.create_key(SYSTEM, name or f"{role}-{next(_numbers)}", role)
+
+
+def make_host(name: str = "", *, online: bool = True, gpus: int = 0, **fields: Any) -> Host:
+    """A host with a reading; `gpus` cards of the kind that `make_gpu` makes."""
+    reading = {
+        "time": 1_800_000_000.0, "cpu_percent": 12.5, "cpu_count": 2, "load_1m": 0.4,
+        "memory_used_bytes": 4 << 30, "memory_total_bytes": 16 << 30,
+        "disks": [{"mount": "/", "used_bytes": 50 << 30, "total_bytes": 100 << 30}],
+        "gpus": [], "gpu_fault": None if gpus else "No NVIDIA driver was found.",
+    }  # fmt: skip
+    facts = {
+        "name": name, "boot_id": "boot", "agent_pid": 2, "agent_version": "0", "started_at": 1_800_000_000.0,
+        "platform": "Linux", "python_version": "3.11", "cpu_name": "a processor", "cpu_count": 2,
+        "memory_total_bytes": 16 << 30, "driver_version": "550.1" if gpus else None,
+        "cuda_driver_version": "12.4" if gpus else None, "home": "/nowhere",
+    }  # fmt: skip
+    defaults = {"reading": reading, "facts": facts, "last_seen_at": timezone.now() if online else None}
+    host = Host.objects.create(name=name or f"host-{next(_numbers)}", **{**defaults, **fields})
+    for index in range(gpus):
+        make_gpu(host, index)
+    return host
+
+
+def make_gpu(host: Host | None = None, index: int = 0, name: str = "NVIDIA GeForce RTX 3090", **reading: Any) -> Gpu:
+    """A GPU with a reading; `reading` overrides its figures. The host's own reading gains it too."""
+    host = host or make_host()
+    uuid = reading.pop("uuid", f"GPU-{next(_numbers):08d}")
+    whole = {
+        "index": index, "uuid": uuid, "name": name, "memory_total_bytes": 24 << 30, "memory_used_bytes": 6 << 30,
+        "utilization_gpu_percent": 40, "utilization_memory_percent": 20, "temperature_celsius": 61,
+        "power_draw_watts": 180.5, "power_limit_watts": 350.0, "power_limit_default_watts": 350.0,
+        "power_limit_min_watts": 100.0, "power_limit_max_watts": 366.0, "fan_speed_percent": 35, "processes": [],
+        "fault": None, **reading,
+    }  # fmt: skip
+    host.reading = {**host.reading, "gpus": [*host.reading.get("gpus", []), whole], "gpu_fault": None}
+    host.save(update_fields=["reading"])
+    return Gpu.objects.create(host=host, uuid=uuid, index=index, name=name, reading=whole)
+
+
+def chat_rows(count: int = 3) -> list[dict[str, Any]]:
+    """Conversations that no other call returns."""
+    number = next(_numbers)
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {number}.{row}?"},
+                {"role": "assistant", "content": f"Answer {number}.{row}."},
+            ]
+        }
+        for row in range(count)
+    ]
+
+
+def jsonl(rows: Sequence[dict[str, Any]]) -> bytes:
+    """The rows as a JSONL file."""
+    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+
+
+def make_dataset(
+    name: str = "", *, rows: Sequence[dict[str, Any]] | None = None, status: str = DatasetStatus.READY, **fields: Any
+) -> Dataset:
+    """A dataset with its files as an upload and a validation leave them (`rows.jsonl` where it is ready)."""
+    given = list(rows) if rows is not None else chat_rows()
+    data = jsonl(given)
+    name = name or f"set {next(_numbers)}"
+    defaults: dict[str, Any] = {
+        "version": Dataset.objects.filter(name=name).count() + 1, "filename": "chats.jsonl", "created_by": "somebody",
+        "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "status": status,
+        "examples": len(given) if status == DatasetStatus.READY else None,
+    }  # fmt: skip
+    dataset = Dataset.objects.create(name=name, **{**defaults, **fields})
+    write_bytes(dataset.folder / "source.jsonl", data)
+    if status == DatasetStatus.READY:
+        write_bytes(dataset.rows_path, data)
+    return dataset
+
+
+def make_model(
+    name: str = "", *, state: str = ModelState.READY, folder: Path | None = None, **fields: Any
+) -> LanguageModel:
+    """A registered model; `folder` (a real model) becomes its folder by a link, else it holds `config.json` alone."""
+    defaults = {
+        "source": "directory", "architecture": "Qwen3ForCausalLM", "parameters": 900_000, "dtype": "float32",
+        "size_bytes": 3_600_000, "created_by": "somebody",
+    }  # fmt: skip
+    name = name or f"model-{next(_numbers)}"
+    model = LanguageModel.objects.create(name=name, state=state, **{**defaults, **fields})
+    if folder is not None:
+        model.folder.parent.mkdir(parents=True, exist_ok=True)
+        model.folder.symlink_to(folder)
+    elif state == ModelState.READY:
+        write_json(model.folder / "config.json", {"architectures": ["Qwen3ForCausalLM"]})
+    return model
+
+
+def make_job(kind: str = "fetch", status: str = Status.PENDING, **fields: Any) -> Job:
+    """A job's row alone: nothing is started."""
+    defaults = {"title": f"{kind} {next(_numbers)}", "created_by": "somebody"}
+    return Job.objects.create(kind=kind, status=status, **{**defaults, **fields})
+
+
+def make_run(name: str = "", *, status: str = Status.PENDING, **fields: Any) -> Run:
+    """A run with its job, dataset and model, and the whole default configuration."""
+    created_by = fields.pop("created_by", "somebody")
+    dataset = fields.pop("dataset", None) or make_dataset()
+    model = fields.pop("model", None) or make_model()
+    job = fields.pop("job", None) or make_job("train", status, created_by=created_by)
+    config = fields.pop("config", None) or to_dict(parse_config({}))
+    return Run.objects.create(
+        name=name or f"run {next(_numbers)}", job=job, dataset=dataset, model=model, config=config,
+        created_by=created_by, **fields,
+    )  # fmt: skip
