@@ -24,7 +24,7 @@ from monitoring.launch import COMMANDS, start_supervisor
 from monitoring.logs import read_from, read_tail
 from monitoring.nvml import NvmlGate
 from monitoring.power import set_power
-from monitoring.processes import send, send_to_group
+from monitoring.processes import ProcessIdentity, send, send_to_group
 from monitoring.system import HostMonitor, host_facts
 from monitoring.wire import (
     AgentFaultError,
@@ -106,7 +106,7 @@ class Agent:
             message = f"Job {job.job_id} can't be started: {error.strerror} ({error.filename})."
             raise AgentFaultError(code, message, f"Make room under {self.home}.") from error
         self._note_live(folder)
-        identity = folder.job_identity() if adopted else self._await_job(folder)
+        identity = self._await_job(folder)
         log.info("%s job %d attempt %d (%s)", "found" if adopted else "started", *folder.key, job.kind)
         return LaunchAnswer(adopted=adopted, pid=identity.pid if identity else None)
 
@@ -163,7 +163,8 @@ class Agent:
                 "Make room on that disk.",
             )
 
-    def _await_job(self, folder: AttemptFolder) -> Any:
+    def _await_job(self, folder: AttemptFolder) -> ProcessIdentity | None:
+        """The job's process, waiting a little for one that is just being started."""
         deadline = time.monotonic() + START_SECONDS
         while (identity := folder.job_identity()) is None and time.monotonic() < deadline and folder.is_held():
             time.sleep(0.005)
