@@ -1,5 +1,6 @@
 """All addresses. Runs in the web process."""
 
-from django.urls import URLPattern, URLResolver
+from controlplane.api.urls import urlpatterns as api
+from controlplane.pages.urls import urlpatterns as pages
 
-urlpatterns: list[URLPattern | URLResolver] = []
+urlpatterns = [*api, *pages]

@@ -1,4 +1,4 @@
-"""What was said on the live topics, in order, so that a browser that comes back can catch up. Runs in the web process."""
+"""What was said on the live topics, in order, so that a browser can catch up. Runs in the web process."""
 
 from django.db import models
 

@@ -1,0 +1,238 @@
+"""The dispatcher: claims jobs, launches them, carries out wishes, reads what comes back. Threads of the web process.
+
+One thread decides (claim, launch, signal); one thread a host reads (a long poll). Both keep nothing that is not in the
+data base: after a restart they go on where the rows and the event files stand.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from django.conf import settings
+from django.db import close_old_connections, transaction
+
+from controlplane.errors import ConflictError, PilothouseError
+from controlplane.fleet.local import ensure_agent
+from controlplane.fleet.protocol import AgentRefusedError, Cursor, HostUnreachableError, Wish
+from controlplane.fleet.registry import carrier, local
+from controlplane.kinds.registry import kind_of
+from controlplane.models import Attempt, Deployment, Host, Job
+from controlplane.models.jobs import Desired, Status
+from controlplane.placement import Place, place
+from controlplane.services import bell, deployments, hosts, ingest, jobs
+
+log = logging.getLogger(__name__)
+TICK_SECONDS = 1.0
+POLL_SECONDS = 1.0
+BATCH_SECONDS = 0.2
+"""At most five batches a second from a host, and so at most five messages a second on a topic."""
+STATISTICS_EVERY_SECONDS = 3.0
+AGENT_GONE_SECONDS = 3.0
+TRY_AGAIN = frozenset({"stopping", "still_running", "launching"})
+
+
+class Dispatcher:
+    """Owns the threads."""
+
+    def __init__(self, *, home: Path | None = None) -> None:
+        self.home = home or Path(settings.HOME)
+        self.stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._polled: set[int] = set()
+        self._checking: set[int] = set()
+        self._statistics_at = 0.0
+
+    def start(self) -> None:
+        """Starts deciding; pollers start as hosts become known."""
+        self._spawn("dispatcher", self._decide)
+
+    def stop(self, timeout_seconds: float = 5.0) -> None:
+        """Ends all threads; jobs go on."""
+        self.stopping.set()
+        bell.wake()
+        deadline = time.monotonic() + timeout_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _spawn(self, name: str, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _decide(self) -> None:
+        while not self.stopping.is_set():
+            close_old_connections()
+            try:
+                self.tick()
+            except Exception:  # this loop must live; what failed is tried again at the next tick
+                log.exception("the dispatcher stumbled")
+                self.stopping.wait(TICK_SECONDS)
+            bell.wait(TICK_SECONDS)
+        close_old_connections()
+
+    def tick(self) -> None:
+        """One round of everything that the dispatcher decides."""
+        self._meet_hosts()
+        launch_claimed()
+        launch_pending()
+        carry_out_wishes()
+        self._watch_deployments()
+
+    def _meet_hosts(self) -> None:
+        """Makes the host row of this machine's agent, and gives every host its reader."""
+        if not self._polled:
+            try:
+                hosts.register(local().describe())
+            except HostUnreachableError:
+                ensure_agent(self.home)
+                return
+        for host in Host.objects.all():
+            if host.pk not in self._polled:
+                self._polled.add(host.pk)
+                self._spawn(f"poll {host.name}", lambda host=host: self._read(host))  # type: ignore[misc] # bound now
+
+    def _read(self, host: Host) -> None:
+        """Long-polls one host for ever."""
+        gone_since: float | None = None
+        while not self.stopping.is_set():
+            close_old_connections()
+            try:
+                started = time.monotonic()
+                poll(host)
+                gone_since = None
+                self.stopping.wait(max(0.0, BATCH_SECONDS - (time.monotonic() - started)))
+            except HostUnreachableError as error:
+                gone_since = gone_since or time.monotonic()
+                hosts.unreachable(host, str(error))
+                if time.monotonic() - gone_since > AGENT_GONE_SECONDS and host.carrier == "local":
+                    self._start_agent()
+                    gone_since = time.monotonic()
+                self.stopping.wait(TICK_SECONDS)
+            except Exception:  # this loop must live
+                log.exception("reading %s stumbled", host.name)
+                self.stopping.wait(TICK_SECONDS)
+        close_old_connections()
+
+    def _start_agent(self) -> None:
+        log.warning("the agent on this machine is gone: starting it again")
+        try:
+            ensure_agent(self.home)
+        except HostUnreachableError as error:
+            log.error("the agent can't be started: %s", error)
+
+    def _watch_deployments(self) -> None:
+        deployments.give_up_slow()
+        for deployment in deployments.waiting_for_check():
+            if deployment.pk not in self._checking:
+                self._checking.add(deployment.pk)
+                self._spawn(f"check {deployment.pk}", lambda row=deployment: self._check(row))  # type: ignore[misc]
+        if time.monotonic() - self._statistics_at > STATISTICS_EVERY_SECONDS:
+            self._statistics_at = time.monotonic()
+            deployments.refresh_statistics()
+
+    def _check(self, deployment: Deployment) -> None:
+        try:
+            deployments.check(deployment)
+        finally:
+            self._checking.discard(deployment.pk)
+            close_old_connections()
+
+
+def launch_pending() -> None:
+    """Claims and launches every pending job that has a place now; tells the others why they wait."""
+    online = [host for host in hosts.list_hosts() if host.is_online and not host.fault]
+    for job in jobs.queue():
+        if job.not_before is not None and job.not_before.timestamp() > time.time():
+            jobs.set_waiting_reason(job.pk, "waits a little before it is tried again")
+            continue
+        found = place(job, online)
+        if isinstance(found, str):
+            jobs.set_waiting_reason(job.pk, found)
+        else:
+            attempt = claim(job, found)
+            if attempt is not None:
+                launch(attempt)
+
+
+def claim(job: Job, found: Place) -> Attempt | None:
+    """Makes a pending job running, with a new attempt. None when somebody was faster."""
+    number = job.attempt_count + 1
+    try:
+        with transaction.atomic():
+            claimed = jobs.transition(
+                job.pk, Status.RUNNING, reason=f"attempt {number} on {found.host.name}", host=found.host,
+                gpus=list(found.gpus), attempt_count=number, phase="launching", waiting_reason="",
+            )  # fmt: skip
+            attempt = Attempt.objects.create(job=claimed, number=number, host=found.host)
+            kind_of(claimed).on_launch(claimed, attempt)
+    except ConflictError:
+        return None
+    return attempt
+
+
+def launch_claimed() -> None:
+    """Launches attempts that were claimed but never acknowledged (a restart came between); none is started twice."""
+    rows = Attempt.objects.filter(launched=False, ended_at=None, job__status=Status.RUNNING)
+    for attempt in rows.select_related("job", "job__host", "host"):
+        launch(attempt)
+
+
+def launch(attempt: Attempt) -> None:
+    """Hands a claimed attempt to its host's agent."""
+    job, kind = attempt.job, kind_of(attempt.job)
+    try:
+        spec = kind.spec(job, attempt)
+        carrier(attempt.host).launch(spec.to_json(), kind.secrets(job, attempt))
+    except HostUnreachableError as error:
+        log.warning("job %s: %s; it is launched when the host answers", job.pk, error)
+        return
+    except AgentRefusedError as error:
+        if error.code not in TRY_AGAIN:
+            ingest.fail_before_launch(job.pk, error.code, error.message, error.fix)
+        return
+    except PilothouseError as error:
+        ingest.fail_before_launch(job.pk, error.code, error.message, "")
+        return
+    Attempt.objects.filter(pk=attempt.pk).update(launched=True)
+
+
+def carry_out_wishes() -> None:
+    """Tells running jobs what their owners want."""
+    rows = Attempt.objects.filter(launched=True, ended_at=None, job__status=Status.RUNNING)
+    for attempt in rows.exclude(job__desired=Desired.RUN).select_related("job", "host"):
+        desired = attempt.job.desired
+        if attempt.wish_sent == desired or attempt.number != attempt.job.attempt_count:
+            continue
+        try:
+            carrier(attempt.host).signal(attempt.job_id, attempt.number, Wish(desired))
+        except (HostUnreachableError, AgentRefusedError) as error:
+            log.info("job %s: %s not delivered yet: %s", attempt.job_id, desired, error)
+            continue
+        with transaction.atomic():
+            Attempt.objects.filter(pk=attempt.pk).update(wish_sent=desired)
+            jobs.set_phase(attempt.job_id, "stopping")
+
+
+def poll(host: Host) -> None:
+    """One long poll of a host: stores what it brings, and ends what runs there without a right to."""
+    rows = Attempt.objects.filter(host=host, launched=True, ended_at=None)
+    cursors = [Cursor(job_id=row.job_id, attempt=row.number, offset=row.offset) for row in rows]
+    answer = carrier(host).poll(cursors, POLL_SECONDS)
+    for news in answer["attempts"]:
+        ingest.store(news)
+    hosts.record(host, answer["reading"])
+    for job_id, number in answer["live"]:
+        _end_if_superseded(host, job_id, number)
+
+
+def _end_if_superseded(host: Host, job_id: int, number: int) -> None:
+    """A process whose attempt has ended on the books (cancelled while its host was away, say) is killed."""
+    attempt = Attempt.objects.filter(job_id=job_id, number=number).select_related("job").first()
+    if attempt is None:
+        return  # another data base's: not ours to end
+    if attempt.ended_at is None and attempt.job.status == Status.RUNNING:
+        return
+    log.warning("job %s attempt %s still runs on %s but has ended here: killing it", job_id, number, host.name)
+    carrier(host).signal(job_id, number, Wish.CANCEL)

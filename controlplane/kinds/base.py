@@ -1,0 +1,45 @@
+"""What a kind of job is: how its spec is built and what its events mean. Runs in the web process.
+
+A new kind is one file here and one line in `registry.py`; nothing else knows it.
+"""
+
+from typing import Any, ClassVar
+
+from controlplane.models import Attempt, Job
+from monitoring.events import Error, Event, JobSpec
+
+
+class JobKind:
+    """The defaults: a light job, ordinary retries, events that mean nothing to its noun."""
+
+    name: ClassVar[str]
+    lane: ClassVar[str] = "light"
+    """Jobs of one lane share its places on a host: `train`, `light`, or `serve` (not limited)."""
+
+    def spec(self, job: Job, attempt: Attempt) -> JobSpec:
+        """The spec of an attempt. Raises PilothouseError when an input has gone: the job fails with that sentence."""
+        raise NotImplementedError
+
+    def secrets(self, job: Job, attempt: Attempt) -> dict[str, str]:
+        """What the process needs and nobody may read."""
+        return {}
+
+    def gpus_wanted(self, job: Job) -> int:
+        """How many GPUs it takes where the host has any."""
+        return 0
+
+    def on_launch(self, job: Job, attempt: Attempt) -> None:
+        """The attempt is about to start (inside a transaction)."""
+
+    def on_events(self, job: Job, attempt: Attempt, events: list[Event]) -> None:
+        """A batch of its events, inside the ingest transaction. Common meanings are `services.ingest`'s."""
+
+    def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
+        """It has done what it was for (inside the transaction that makes it done)."""
+
+    def on_failed(self, job: Job, error: dict[str, str]) -> None:
+        """It won't be tried again, or was cancelled (inside the transaction that says so)."""
+
+    def may_retry(self, error: Error | None) -> bool:
+        """Whether a process that died is started again: not when it has said why it can't go on."""
+        return error is None

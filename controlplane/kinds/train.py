@@ -1,0 +1,187 @@
+"""Training runs. Runs in the web process."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.utils import timezone
+
+from controlplane.errors import ConflictError
+from controlplane.kinds.base import JobKind
+from controlplane.live.announce import publish
+from controlplane.models import Attempt, Checkpoint, Job, LanguageModel, Run, Sample
+from controlplane.models.datasets import DatasetStatus
+from controlplane.models.language_models import ModelState
+from controlplane.services import curves, run_facts
+from monitoring import events as ev
+from monitoring.events import Artefact, Event, Inputs, JobSpec, encode_number
+
+
+class TrainKind(JobKind):
+    """One run: its points become curves, its checkpoints rows, its result a model."""
+
+    name = "train"
+    lane = "train"
+
+    def spec(self, job: Job, attempt: Attempt) -> JobSpec:
+        run = Run.objects.select_related("dataset", "model", "model__base").get(job=job)
+        model = run.model
+        if run.dataset.status != DatasetStatus.READY:
+            raise ConflictError(f"The dataset {run.dataset} is {run.dataset.status}, not ready.")
+        if model.state != ModelState.READY:
+            raise ConflictError(f"The model {model.name} is {model.state}, not ready.")
+        return JobSpec(
+            job_id=job.pk, attempt=attempt.number, kind="train", verb="train", host=attempt.host.name,
+            gpus=tuple(job.gpus), output_dir=str(run.folder), config=run.config,
+            inputs=Inputs(
+                dataset=Artefact(str(run.dataset_id), str(run.dataset.folder), run.dataset.sha256),
+                model=model_artefact(model),
+                base=model_artefact(model.base) if model.base else None,
+                resume_from=self._resume_from(run, attempt),
+            ),
+            model_dir=str(result_model(run).folder),
+        )  # fmt: skip
+
+    def _resume_from(self, run: Run, attempt: Attempt) -> Artefact | None:
+        last = run.checkpoints.filter(gone_at=None).order_by("-step").first()
+        if last is None or attempt.number == 1:
+            return None
+        return Artefact(f"{run.pk}/{last.step}", str(run.folder / last.path), last.manifest_sha256)
+
+    def gpus_wanted(self, job: Job) -> int:
+        environment = Run.objects.get(job=job).config.get("environment", {})
+        return int(environment.get("gpus") or 1)
+
+    def on_events(self, job: Job, attempt: Attempt, events: list[Event]) -> None:
+        run = Run.objects.get(job=job)
+        fresh: dict[str, list[curves.Point]] = {}
+        for event in events:
+            match event.body:
+                case ev.Metrics() as metrics:
+                    _collect(run, metrics, event.time, fresh)
+                case ev.Resumed(step=step):
+                    self._store(run, fresh)
+                    fresh = {}
+                    self._rewind(run, step)
+                case ev.Progress() as progress if progress.unit == "steps":
+                    run.total_steps = int(progress.total) if progress.total else run.total_steps
+                    run.last_step = max(run.last_step, int(progress.done))
+                case ev.Checkpoint() as checkpoint:
+                    _store_checkpoint(run, checkpoint, event.time)
+                case ev.CheckpointGone(step=step):
+                    run.checkpoints.filter(step=step).update(gone_at=timezone.now())
+                    publish(f"run:{run.pk}", "checkpoint", {"step": step, "gone": True})
+                case ev.Sample() as sample:
+                    _store_sample(run, sample, event.time)
+                case _:
+                    pass
+        if fresh or any(isinstance(event.body, ev.Progress) for event in events):
+            self._store(run, fresh)
+
+    def _rewind(self, run: Run, step: int) -> None:
+        changed = curves.rewind(run, step)
+        run.last_step, run.last_time, run.seconds_per_step = step, None, None
+        stale = run.checkpoints.filter(step__gt=step, gone_at=None)
+        if stale.update(gone_at=timezone.now()) or changed:
+            publish(f"run:{run.pk}", "reset", {})
+
+    def _store(self, run: Run, fresh: dict[str, list[curves.Point]]) -> None:
+        for key, points in fresh.items():
+            curves.append(run, key, points)
+        Run.objects.filter(pk=run.pk).update(
+            last=run.last, last_step=run.last_step, total_steps=run.total_steps, epoch=run.epoch,
+            last_time=run.last_time, seconds_per_step=run.seconds_per_step,
+        )  # fmt: skip
+        if fresh:
+            told = {key: [[s, encode_number(v), t] for s, v, t in rows] for key, rows in fresh.items()}
+            publish(f"run:{run.pk}", "metrics", {"points": told, "progress": run_facts.progress(run)})
+        else:
+            publish(f"run:{run.pk}", "progress", run_facts.progress(run))
+
+    def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
+        run = Run.objects.get(job=job)
+        model = result_model(run)
+        described = result.get("model")
+        if not described:
+            model.delete()
+            return
+        apply_facts(model, described)
+        model.state = ModelState.READY
+        model.checkpoint_step = result.get("steps")
+        model.save()
+        publish("models", "status", {"id": model.name, "state": model.state, "run_id": run.pk})
+        publish(f"run:{run.pk}", "status", {**run_facts.status(run), "model": model.name})
+
+    def on_failed(self, job: Job, error: dict[str, str]) -> None:
+        """The place of the model that never came is freed; checkpoints stay."""
+        LanguageModel.objects.filter(run__job=job, source="run").exclude(state=ModelState.READY).delete()
+
+
+def model_artefact(model: LanguageModel) -> Artefact:
+    """A model as a job's input."""
+    return Artefact(id=model.name, path=str(model.folder), sha256=model.facts.get("weights_sha256", ""))
+
+
+def result_model(run: Run) -> LanguageModel:
+    """The row of the model that a run makes; made at its first attempt, so that every attempt writes to one place."""
+    existing = LanguageModel.objects.filter(run=run, source="run").first()
+    if existing:
+        return existing
+    wanted = run.config.get("output", {}).get("register_as") or run_facts.model_name(run)
+    taken = LanguageModel.objects.filter(name=wanted).exists()
+    return LanguageModel.objects.create(
+        name=f"{wanted}-{run.pk}" if taken else wanted, source="run", run=run, dataset=run.dataset,
+        base=run.model if run.config.get("model", {}).get("merge_adapter") is False else None,
+        profile=run.config.get("profile", {}), created_by=run.created_by, tags=["trained"],
+    )  # fmt: skip
+
+
+def apply_facts(model: LanguageModel, described: dict[str, Any]) -> None:
+    """Copies what a job found out about a model folder (`training.fetch.inspect`) into its row."""
+    model.kind = described.get("kind", model.kind)
+    model.architecture = described.get("architecture") or ""
+    model.parameters = described.get("parameters")
+    model.dtype = described.get("dtype") or ""
+    model.size_bytes = described.get("size_bytes")
+    model.facts = described
+
+
+def _collect(run: Run, metrics: ev.Metrics, time: float, fresh: dict[str, list[curves.Point]]) -> None:
+    if "loss" in metrics.values:
+        _pace(run, metrics.step, time)
+    for key, value in metrics.values.items():
+        fresh.setdefault(key, []).append((metrics.step, value, time))
+        run.last[key] = encode_number(value)
+    run.last_step = max(run.last_step, metrics.step)
+    run.epoch = metrics.epoch if metrics.epoch is not None else run.epoch
+
+
+def _pace(run: Run, step: int, time: float) -> None:
+    """Keeps a moving average of the seconds that a step takes (each new interval counts for a fifth)."""
+    if run.last_time is not None and step > run.last_step and time > run.last_time:
+        seconds = (time - run.last_time) / (step - run.last_step)
+        before = run.seconds_per_step
+        run.seconds_per_step = seconds if before is None else 0.8 * before + 0.2 * seconds
+    run.last_time = time
+
+
+def _store_checkpoint(run: Run, event: ev.Checkpoint, time: float) -> None:
+    row, _ = Checkpoint.objects.update_or_create(
+        run=run, step=event.step,
+        defaults={
+            "path": event.path, "bytes": event.bytes,
+            "loss": _finite(event.loss), "eval_loss": _finite(event.eval_loss),
+            "manifest_sha256": event.manifest_sha256, "created_at": datetime.fromtimestamp(time, UTC), "gone_at": None,
+        },
+    )  # fmt: skip
+    publish(f"run:{run.pk}", "checkpoint", run_facts.checkpoint(row, run_facts.best_step(run)))
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isinstance(encode_number(value), float) else None
+
+
+def _store_sample(run: Run, event: ev.Sample, time: float) -> None:
+    Sample.objects.create(
+        run=run, step=event.step, prompt=event.prompt, text=event.text, time=datetime.fromtimestamp(time, UTC)
+    )
+    publish(f"run:{run.pk}", "sample", {"step": event.step, "prompt": event.prompt, "text": event.text})

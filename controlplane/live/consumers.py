@@ -1,0 +1,79 @@
+"""The websocket `/ws/live`. Runs in the web process, on the server's loop.
+
+A consumer joins a topic's group, then reads the data base behind the browser's seq, then passes on what comes and drops
+what it has sent already. A browser that sees a gap asks again.
+"""
+
+import re
+from typing import Any
+
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+
+from controlplane.live import history
+from controlplane.live.announce import Message, group_name, last_seq
+
+TOPIC = re.compile(r"(jobs|hosts|alerts|datasets|models|(run|deployment):[0-9]{1,18})")
+MAX_TOPICS = 50
+CLOSE_NOT_LOGGED_IN = 4401
+
+
+class LiveConsumer(AsyncJsonWebsocketConsumer):
+    """One browser page."""
+
+    async def connect(self) -> None:
+        """Takes logged-in people only."""
+        self.sent: dict[str, int] = {}
+        user = self.scope.get("user")
+        await self.accept()
+        if user is None or not user.is_authenticated:
+            await self.close(code=CLOSE_NOT_LOGGED_IN)
+
+    async def disconnect(self, code: int) -> None:
+        """Leaves every group."""
+        for topic in self.sent:
+            await self.channel_layer.group_discard(group_name(topic), self.channel_name)
+
+    async def receive_json(self, content: Any, **_kwargs: Any) -> None:
+        """`{"subscribe": [topic], "after": {topic: seq}}`; anything else is answered with a sentence."""
+        topics = content.get("subscribe") if isinstance(content, dict) else None
+        after = content.get("after", {}) if isinstance(content, dict) else {}
+        if not isinstance(topics, list) or not isinstance(after, dict):
+            await self.send_json({"error": 'Send {"subscribe": [topic, ...], "after": {topic: seq}}.'})
+            return
+        for topic in topics:
+            if not isinstance(topic, str) or not TOPIC.fullmatch(topic):
+                await self.send_json({"error": f"There is no topic {str(topic)[:100]!r}."})
+            elif len(self.sent) >= MAX_TOPICS and topic not in self.sent:
+                await self.send_json({"error": f"A page may subscribe to {MAX_TOPICS} topics."})
+            else:
+                seq = after.get(topic)
+                await self._subscribe(topic, seq if isinstance(seq, int) else None)
+
+    async def _subscribe(self, topic: str, seq: int | None) -> None:
+        await self.channel_layer.group_add(group_name(topic), self.channel_name)
+        if seq is None:
+            self.sent[topic] = await database_sync_to_async(last_seq)(topic)
+        else:
+            self.sent[topic] = seq
+            await self._catch_up(topic)
+        await self.send_json({"topic": topic, "kind": "subscribed", "seq": self.sent[topic], "data": {}})
+
+    async def _catch_up(self, topic: str) -> None:
+        for message in await database_sync_to_async(history.after)(topic, self.sent[topic]):
+            await self._pass_on(message)
+
+    async def _pass_on(self, message: Message) -> None:
+        self.sent[message["topic"]] = message["seq"]
+        await self.send_json(message)
+
+    async def live_message(self, envelope: dict[str, Any]) -> None:
+        """A hint from the channel layer: passed on in order; a gap is filled from the data base."""
+        message: Message = envelope["message"]
+        sent = self.sent.get(message["topic"])
+        if sent is None or message["seq"] <= sent:
+            return
+        if message["seq"] == sent + 1:
+            await self._pass_on(message)
+        else:
+            await self._catch_up(message["topic"])

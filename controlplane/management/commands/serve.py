@@ -1,0 +1,74 @@
+"""`manage.py serve`: the web server and the dispatcher, in the foreground. The web process itself."""
+
+import asyncio
+import socket
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+
+class Command(BaseCommand):
+    help = "Serves pages, API and websocket on one port, and dispatches jobs."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """`--host`, `--port`, `--no-dispatch`."""
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=8080)
+        parser.add_argument("--no-dispatch", action="store_true", help="serve only; another process dispatches")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Serves until Ctrl-C or SIGTERM. Jobs go on."""
+        host, port = options["host"], options["port"]
+        listener = _listener(host, port)
+        from twisted.internet import asyncioreactor
+
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        asyncioreactor.install(loop)
+
+        # What follows imports the reactor, so it can only come now.
+        from daphne.server import Server
+
+        from controlplane.asgi import application
+        from controlplane.dispatch import Dispatcher
+        from controlplane.live.announce import bind_loop
+
+        bind_loop(loop)
+        dispatcher = Dispatcher()
+        if not options["no_dispatch"]:
+            dispatcher.start()
+        listener.set_inheritable(True)
+        server = Server(
+            application=application,
+            endpoints=[f"fd:fileno={listener.fileno()}"],
+            action_logger=None,
+            http_timeout=None,
+            websocket_timeout=-1,
+            application_close_timeout=10,
+            ready_callable=lambda: print(f"Pilothouse serves http://{host}:{port}", flush=True),
+            server_name="pilothouse",
+        )
+        try:
+            server.run()
+        finally:
+            bind_loop(None)
+            dispatcher.stop()
+        sys.exit(0)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """The bound socket; daphne itself would log a busy port and exit with 0."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(511)
+    except OSError as error:
+        listener.close()
+        raise CommandError(
+            f"Port {port} on {host} can't be used ({error.strerror}): choose another with --port, or stop its user."
+        ) from error
+    listener.setblocking(False)
+    return listener

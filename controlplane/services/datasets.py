@@ -1,0 +1,271 @@
+"""Datasets: taken in, validated, looked at, deleted. Runs in the web process.
+
+A file is known by its SHA-256: it lies once under `datasets/SHA256/source.*`, whichever way and however often it came.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from django.conf import settings as django_settings
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+
+from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, TooLargeError
+from controlplane.live.announce import publish
+from controlplane.models import Dataset, Job
+from controlplane.models.access import Actor, Role
+from controlplane.models.datasets import DatasetStatus
+from controlplane.models.jobs import ENDED, Kind
+from controlplane.services import jobs
+from controlplane.services.access import audit
+from monitoring.files import publish_folder
+from training.data.rows import UnreadableRowsError, read_rows
+
+SMALL_FILE_BYTES = 32 << 20
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".txt")
+MAX_PREVIEW_ROWS = 200
+OTHER_WAY = (
+    "Send it in parts instead: POST /api/uploads says how large a part is, PUT /api/uploads/ID/parts/N takes each, "
+    "POST /api/uploads/ID/complete makes the dataset. The upload form does the same."
+)
+
+
+class ReceivedFile(Protocol):
+    """What a multipart form brings (`django.core.files.uploadedfile.UploadedFile`)."""
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def size(self) -> int | None: ...
+    def chunks(self, chunk_size: int | None = None) -> Iterable[bytes]: ...
+
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+
+def check_name(name: str) -> str:
+    """The name, trimmed. Raises InvalidInputError unless it has 1 to 200 printable characters."""
+    name = name.strip()
+    if not 1 <= len(name) <= 200 or not name.isprintable():
+        raise InvalidInputError("A dataset's name has 1 to 200 printable characters.")
+    return name
+
+
+def check_eval_fraction(fraction: float) -> float:
+    """The fraction. Raises InvalidInputError unless it lies in [0, 0.5]."""
+    if not 0 <= fraction <= 0.5:  # NaN fails too
+        raise InvalidInputError("eval_fraction must lie between 0 and 0.5: the share of rows kept for evaluation.")
+    return float(fraction)
+
+
+def check_filename(filename: str) -> str:
+    """The last part of a name as a browser sends it. Raises InvalidInputError for a name or suffix we don't take."""
+    name = filename.replace("\\", "/").rpartition("/")[2].strip()
+    if not name or len(name) > 255 or not name.isprintable():
+        raise InvalidInputError("A file name has 1 to 255 printable characters.")
+    if Path(name).suffix.lower() not in SUFFIXES:
+        raise InvalidInputError(
+            f"{name} has no suffix that a dataset may have ({', '.join(SUFFIXES)}). "
+            "Give a text file with one JSON object a line."
+        )
+    return name
+
+
+# --- Taking in --------------------------------------------------------------------------------------------------------
+
+
+def receive_small(actor: Actor, file: ReceivedFile, name: str, eval_fraction: float) -> tuple[Dataset, bool]:
+    """Takes a file that came in one piece. Returns the dataset and whether it is new.
+
+    Raises InvalidInputError for what it is called, TooLargeError beyond SMALL_FILE_BYTES.
+    """
+    actor.require(Role.USE)
+    name, eval_fraction = check_name(name), check_eval_fraction(eval_fraction)
+    filename = check_filename(file.name or "")
+    if (file.size or 0) > SMALL_FILE_BYTES:
+        raise TooLargeError(f"The file has {file.size} bytes; a form takes {SMALL_FILE_BYTES}. {OTHER_WAY}")
+    if not file.size:
+        raise InvalidInputError(f"{filename} is empty. Give a file with one JSON object a line.")
+    with tempfile.NamedTemporaryFile(dir=Path(django_settings.HOME) / "tmp", prefix="dataset-") as stream:
+        digest = hashlib.sha256()
+        for block in file.chunks():
+            digest.update(block)
+            stream.write(block)
+        stream.flush()
+        return adopt(
+            actor, Path(stream.name), sha256=digest.hexdigest(), filename=filename, name=name,
+            eval_fraction=eval_fraction,
+        )  # fmt: skip
+
+
+def adopt(
+    actor: Actor, source: Path, *, sha256: str, filename: str, name: str, eval_fraction: float
+) -> tuple[Dataset, bool]:
+    """Makes a dataset of a file under `tmp/` whose hash is known, and has it validated; the file is linked, not moved.
+
+    Returns the dataset that has this hash already, and False, when there is one. The caller has checked the words.
+    """
+    if (existing := Dataset.objects.filter(sha256=sha256).first()) is not None:
+        return existing, False
+    _publish_source(source, sha256, Path(filename).suffix.lower())
+    try:
+        with transaction.atomic():
+            last = Dataset.objects.filter(name=name).aggregate(Max("version"))["version__max"] or 0
+            dataset = Dataset.objects.create(
+                name=name, version=last + 1, filename=filename, sha256=sha256, bytes=source.stat().st_size,
+                eval_fraction=eval_fraction, created_by=actor.name,
+            )  # fmt: skip
+            audit(actor, "dataset.create", dataset, sha256=sha256, bytes=dataset.bytes)
+            validate(actor, dataset)
+    except IntegrityError:
+        existing = Dataset.objects.filter(sha256=sha256).first()
+        if existing is None:
+            raise ConflictError(f"Another file became {name} at this moment. Send yours again.") from None
+        return existing, False
+    return dataset, True
+
+
+def _publish_source(source: Path, sha256: str, suffix: str) -> None:
+    """Puts the file in its place in one step. A folder that is there already holds the same bytes: its name says so."""
+    home = Path(django_settings.HOME)
+    with tempfile.TemporaryDirectory(dir=home / "tmp", prefix="dataset-") as name:
+        folder = Path(name) / sha256
+        folder.mkdir()
+        (folder / f"source{suffix}").hardlink_to(source)
+        try:
+            publish_folder(folder, home / "datasets" / sha256)
+        except FileExistsError:
+            return
+
+
+# --- Validation -------------------------------------------------------------------------------------------------------
+
+
+def validate(actor: Actor, dataset: Dataset) -> Job:
+    """Queues the check of every row; the dataset is `validating` until `finished` or `failed`."""
+    actor.require(Role.USE)
+    with transaction.atomic():
+        job = jobs.create(actor, Kind.VALIDATE, f"Validate {dataset}", {"dataset": dataset.pk})
+        dataset.status, dataset.job, dataset.reason = DatasetStatus.VALIDATING, job, ""
+        dataset.save(update_fields=["status", "job", "reason"])
+        _announce(dataset)
+    return job
+
+
+def finished(dataset_id: int, values: dict[str, Any]) -> None:
+    """Stores what the validation found (`training.data.job`). Inside the ingest transaction."""
+    dataset = Dataset.objects.filter(pk=dataset_id).first()
+    if dataset is None:  # deleted meanwhile
+        return
+    report = values["report"]
+    dataset.status = DatasetStatus(values["status"])
+    dataset.examples, dataset.reason = values["examples"], values["reason"]
+    dataset.report = report
+    dataset.save(update_fields=["status", "examples", "report", "reason"])
+    _announce(dataset)
+
+
+def failed(dataset_id: int, error: dict[str, str]) -> None:
+    """The validation came to no end: the dataset can't be used. Inside the ingest transaction."""
+    dataset = Dataset.objects.filter(pk=dataset_id).first()
+    if dataset is None:
+        return
+    sentence = f"It could not be validated: {error.get('message', 'the job ended early')} {error.get('fix', '')}"
+    dataset.status, dataset.reason = DatasetStatus.REJECTED, sentence.strip()
+    dataset.save(update_fields=["status", "reason"])
+    _announce(dataset)
+
+
+# --- Looking ----------------------------------------------------------------------------------------------------------
+
+
+def get(ref: int | str) -> Dataset:
+    """A dataset by its id, or by its name (the newest version). Raises NotFoundError."""
+    rows = Dataset.objects.select_related("job")
+    found = None
+    if isinstance(ref, int) or (ref.isascii() and ref.isdecimal() and len(ref) < 19):
+        found = rows.filter(pk=int(ref)).first()
+    if found is None and isinstance(ref, str):
+        found = rows.filter(name=ref).order_by("-version").first()
+    if found is None:
+        raise NotFoundError(f"There is no dataset {ref!r}. GET /api/datasets lists them.")
+    return found
+
+
+def list_datasets() -> list[Dataset]:
+    """All datasets, newest first."""
+    return list(Dataset.objects.select_related("job").defer("report"))
+
+
+def facts(dataset: Dataset) -> dict[str, Any]:
+    """A dataset as lists and the live topic tell it."""
+    return {
+        "id": dataset.pk, "name": dataset.name, "version": dataset.version, "status": dataset.status,
+        "bytes": dataset.bytes, "sha256": dataset.sha256, "filename": dataset.filename, "examples": dataset.examples,
+        "eval_fraction": dataset.eval_fraction, "reason": dataset.reason, "job_id": dataset.job_id,
+        "progress": dataset.job.progress if dataset.job and not dataset.job.has_ended else None,
+        "created_by": dataset.created_by, "created_at": dataset.created_at.isoformat(),
+    }  # fmt: skip
+
+
+def whole_facts(dataset: Dataset) -> dict[str, Any]:
+    """The same with the report: its faults by line, how many there are in all, and the token statistics."""
+    return {**facts(dataset), "report": dataset.report}
+
+
+def preview(dataset: Dataset, offset: int, limit: int) -> dict[str, Any]:
+    """Rows as they will be trained on: {"offset", "total", "rows": [{"messages"} or {"text"}]}.
+
+    Raises ConflictError before the dataset is validated, InvalidInputError for figures that can't be.
+    """
+    if offset < 0 or not 1 <= limit <= MAX_PREVIEW_ROWS:
+        raise InvalidInputError(f"offset must be 0 or more, limit between 1 and {MAX_PREVIEW_ROWS}.")
+    if not dataset.rows_path.exists():
+        raise ConflictError(
+            f"{dataset} has no rows to show: "
+            + ("it was rejected. Its report says why." if dataset.status == DatasetStatus.REJECTED
+               else "it is still being validated.")
+        )  # fmt: skip
+    try:
+        rows = read_rows(dataset.rows_path, offset, limit)
+    except UnreadableRowsError as error:
+        raise ConflictError(f"The rows of {dataset} can't be read: {error}") from error
+    return {"offset": offset, "total": dataset.examples, "rows": rows}
+
+
+def source_path(dataset: Dataset) -> Path:
+    """The file as it was uploaded. Raises NotFoundError when it has gone from the disk."""
+    found = sorted(dataset.folder.glob("source.*"))
+    if not found:
+        raise NotFoundError(f"The file of {dataset} is no longer on the disk. Upload it again.")
+    return found[0]
+
+
+# --- Deleting ---------------------------------------------------------------------------------------------------------
+
+
+def delete(actor: Actor, dataset_id: int) -> None:
+    """Takes a dataset and its files away. Raises ConflictError while a run or its validation uses it."""
+    actor.require(Role.USE)
+    dataset = get(dataset_id)
+    if not actor.may_change(dataset.created_by):
+        raise ForbiddenError(f"{dataset} belongs to {dataset.created_by}: only they or an admin may delete it.")
+    with transaction.atomic():
+        if (run := dataset.runs.order_by("-id").first()) is not None:
+            raise ConflictError(f"{dataset} is used by run {run}. Delete that run first.")
+        job = dataset.job
+        if job is not None and job.status not in ENDED:
+            raise ConflictError(f"{dataset} is being validated by job {job.pk}. Cancel it first, or wait.")
+        folder = dataset.folder
+        dataset.delete()
+        audit(actor, "dataset.delete", dataset, sha256=dataset.sha256)
+        publish("datasets", "status", {"id": dataset_id, "gone": True})
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _announce(dataset: Dataset) -> None:
+    publish("datasets", "status", facts(dataset))

@@ -1,0 +1,178 @@
+"""Event files become rows. Runs in the dispatcher's threads.
+
+A batch is stored with its offset in one transaction, by compare-and-set on the attempt's offset: one that comes twice
+is stored once. What an attempt's end means for its job is decided here too, once all its events are read.
+"""
+
+import logging
+import signal
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from controlplane.fleet.protocol import AttemptNews, ExitRecord
+from controlplane.kinds.registry import kind_of
+from controlplane.live.announce import publish
+from controlplane.models import Attempt, Job
+from controlplane.models.jobs import Desired, Status
+from controlplane.services import jobs
+from monitoring import events as ev
+from monitoring.events import EXIT_PAUSED, Event, MalformedEventError, decode_event
+
+log = logging.getLogger(__name__)
+BACK_OFF_SECONDS = (2, 10, 60)
+
+
+def store(news: AttemptNews) -> bool:
+    """Stores one attempt's news. Returns whether anything changed."""
+    changed = False
+    if news["lines"]:
+        changed = _store_batch(news)
+    if news["state"] in ("exited", "lost") and news["drained"]:
+        changed = _end(news) or changed
+    return changed
+
+
+def _store_batch(news: AttemptNews) -> bool:
+    events = _decoded(news)
+    with transaction.atomic():
+        attempt = _attempt(news)
+        if attempt is None:
+            return False
+        claimed = Attempt.objects.filter(pk=attempt.pk, offset=news["offset"], ended_at=None).update(
+            offset=news["next_offset"], last_seq=max([attempt.last_seq, *(event.seq for event in events)])
+        )
+        if not claimed:
+            return False
+        fresh = [event for event in events if event.seq > attempt.last_seq]
+        job = attempt.job
+        _common(job, attempt, fresh)
+        kind_of(job).on_events(job, attempt, fresh)
+    return True
+
+
+def _attempt(news: AttemptNews) -> Attempt | None:
+    rows = Attempt.objects.select_related("job", "job__host")
+    return rows.filter(job_id=news["job_id"], number=news["attempt"]).first()
+
+
+def _decoded(news: AttemptNews) -> list[Event]:
+    events = []
+    for line in news["lines"].splitlines():
+        try:
+            events.append(decode_event(line))
+        except MalformedEventError as error:
+            log.warning("job %s attempt %s: %s: %.200s", news["job_id"], news["attempt"], error, line)
+    return events
+
+
+def _common(job: Job, attempt: Attempt, events: list[Event]) -> None:
+    """What every kind's events mean: phase, progress, log lines, and how it says that it ends."""
+    lines: list[dict[str, Any]] = []
+    progress: dict[str, Any] | None = None
+    for event in events:
+        match event.body:
+            case ev.Started():
+                jobs.set_phase(job.pk, "launching")
+            case ev.Phase(name=name):
+                jobs.set_phase(job.pk, name)
+            case ev.Progress(done=done, total=total, unit=unit, note=note):
+                progress = {"done": done, "total": total, "unit": unit, "note": note}
+            case ev.Log(level=level, text=text):
+                lines.append({"time": event.time, "level": level, "text": text})
+            case ev.Result(values=values):
+                Attempt.objects.filter(pk=attempt.pk).update(result=values)
+            case ev.Error(code=code, message=message, fix=fix):
+                Attempt.objects.filter(pk=attempt.pk).update(error={"code": code, "message": message, "fix": fix})
+                lines.append({"time": event.time, "level": "error", "text": f"{message} {fix}".strip()})
+            case _:
+                pass
+    if progress is not None:
+        Job.objects.filter(pk=job.pk).update(progress=progress)
+        publish("jobs", "progress", {"id": job.pk, "progress": progress})
+    run = getattr(job, "run", None)
+    if lines and run is not None:
+        publish(f"run:{run.pk}", "log", {"lines": lines})
+
+
+def _end(news: AttemptNews) -> bool:
+    """The attempt's process is gone and all that it wrote is stored: what becomes of the job?"""
+    with transaction.atomic():
+        attempt = _attempt(news)
+        if attempt is None or attempt.offset != news["next_offset"]:
+            return False
+        ended = Attempt.objects.filter(pk=attempt.pk, ended_at=None)
+        if not ended.update(ended_at=timezone.now(), exit=news["exit"]):
+            return False
+        attempt.refresh_from_db()
+        job = jobs.get(attempt.job_id)
+        if job.status != Status.RUNNING or job.attempt_count != attempt.number:
+            return True
+        _conclude(job, attempt, news["exit"])
+    return True
+
+
+def _conclude(job: Job, attempt: Attempt, ended: ExitRecord | None) -> None:
+    kind = kind_of(job)
+    if attempt.result is not None:
+        jobs.transition(job.pk, Status.DONE, reason="result", result=attempt.result, error=None)
+        kind.on_done(job, attempt, attempt.result)
+    elif job.desired == Desired.CANCEL:
+        jobs.transition(job.pk, Status.CANCELLED, reason="cancelled")
+        kind.on_failed(job, {"code": "cancelled", "message": "It was cancelled.", "fix": ""})
+    elif ended is not None and ended["code"] == EXIT_PAUSED:
+        _conclude_paused(job)
+    else:
+        _conclude_failed(job, attempt, ended)
+
+
+def _conclude_paused(job: Job) -> None:
+    """It has left a checkpoint. Because somebody asked, or because its host went down?"""
+    if job.desired == Desired.PAUSE:
+        jobs.transition(job.pk, Status.PAUSED, reason="paused with a checkpoint")
+    else:
+        jobs.transition(job.pk, Status.PENDING, reason="interrupted with a checkpoint", not_before=None)
+
+
+def _conclude_failed(job: Job, attempt: Attempt, ended: ExitRecord | None) -> None:
+    kind = kind_of(job)
+    error = attempt.error or explain(ended)
+    said = ev.Error(**attempt.error) if attempt.error else None
+    failures = job.failures + 1
+    if kind.may_retry(said) and failures < job.max_failures and job.desired == Desired.RUN:
+        pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS)) - 1]
+        jobs.transition(
+            job.pk, Status.PENDING, reason=error["message"], failures=failures, error=error,
+            not_before=timezone.now() + timedelta(seconds=pause),
+        )  # fmt: skip
+        return
+    jobs.transition(job.pk, Status.FAILED, reason=error["message"], failures=failures, error=error)
+    kind.on_failed(job, error)
+
+
+def explain(ended: ExitRecord | None) -> dict[str, str]:
+    """Why a process that said nothing is gone, as far as its end tells."""
+    if ended is None:
+        return {
+            "code": "lost", "message": "The process and its supervisor vanished (a reboot, or both were killed).",
+            "fix": "It is started again from its last checkpoint.",
+        }  # fmt: skip
+    if ended["signal"] == signal.SIGKILL:
+        return {
+            "code": "killed", "message": "The process was killed (SIGKILL): by hand, or by the kernel for memory.",
+            "fix": "Look at the host's memory; a smaller batch or shorter max_length needs less.",
+        }  # fmt: skip
+    if ended["signal"]:
+        name = signal.Signals(ended["signal"]).name
+        return {"code": "signal", "message": f"The process ended by {name}.", "fix": "See the job's log."}
+    return {"code": "exit", "message": f"The process ended with code {ended['code']}.", "fix": "See the job's log."}
+
+
+def fail_before_launch(job_id: int, code: str, message: str, fix: str) -> None:
+    """A job that couldn't be launched, for a reason that won't go away by itself."""
+    error = {"code": code, "message": message, "fix": fix}
+    with transaction.atomic():
+        job = jobs.transition(job_id, Status.FAILED, reason=message, error=error)
+        kind_of(job).on_failed(job, error)

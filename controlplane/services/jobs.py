@@ -1,0 +1,230 @@
+"""Jobs: made, wished at, and moved from status to status in one place. Runs in the web process, any thread."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Count
+from django.utils import timezone
+
+from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.live.announce import publish
+from controlplane.models import Host, Job
+from controlplane.models.access import SYSTEM, Actor, Role
+from controlplane.models.jobs import ENDED, LEGAL, Desired, Kind, Priority, Status
+from controlplane.services import bell, settings
+from controlplane.services.access import audit
+
+SAVES_WHEN_STOPPED = frozenset({Kind.TRAIN, Kind.SERVE})
+"""Kinds whose process ends properly when told to stop; the others have nothing to save and are cancelled."""
+
+
+def create(
+    actor: Actor,
+    kind: str,
+    title: str,
+    config: dict[str, Any],
+    *,
+    priority: int = Priority.NORMAL,
+    host: Host | None = None,
+) -> Job:
+    """Puts a job into the queue."""
+    actor.require(Role.USE)
+    with transaction.atomic():
+        job = Job.objects.create(
+            kind=kind, title=title[:250], config=config, priority=priority, host=host, created_by=actor.name,
+            max_failures=settings.get("jobs.max_failures"),
+        )  # fmt: skip
+        audit(actor, "job.create", f"job {job.pk}", kind=kind, title=title[:250])
+        announce(job)
+        transaction.on_commit(bell.wake)
+    return job
+
+
+def get(job_id: int) -> Job:
+    """The job. Raises NotFoundError."""
+    job = Job.objects.filter(pk=job_id).select_related("host").first()
+    if job is None:
+        raise NotFoundError(f"There is no job {job_id}.")
+    return job
+
+
+def list_jobs(kind: str | None = None, status: str | None = None, limit: int = 100) -> list[Job]:
+    """Jobs, newest first. Raises InvalidInputError for a kind or status that doesn't exist."""
+    rows = Job.objects.select_related("host", "run").order_by("-id")
+    if kind:
+        if kind not in Kind.values:
+            raise InvalidInputError(f"There is no kind {kind!r}. There are: {', '.join(Kind.values)}.")
+        rows = rows.filter(kind=kind)
+    if status:
+        if status not in Status.values:
+            raise InvalidInputError(f"There is no status {status!r}. There are: {', '.join(Status.values)}.")
+        rows = rows.filter(status=status)
+    return list(rows[: max(1, min(limit, 1000))])
+
+
+def queue() -> list[Job]:
+    """Pending jobs in the order in which they start."""
+    rows = Job.objects.filter(status=Status.PENDING).select_related("host", "run")
+    return list(rows.order_by("-priority", "position", "id"))
+
+
+def transition(job_id: int, to: str, *, reason: str, actor: Actor = SYSTEM, **fields: Any) -> Job:
+    """The only function that changes a job's status: compare-and-set, audit line, announcement after the commit.
+
+    `fields` are further columns that change with it. Raises ConflictError when the change isn't legal from the status
+    that the job has now; nothing is changed then.
+    """
+    sources = [status for status, targets in LEGAL.items() if to in targets]
+    now = timezone.now()
+    if to in ENDED:
+        fields.setdefault("ended_at", now)
+        fields.setdefault("phase", "")
+    if to == Status.RUNNING:
+        fields.setdefault("started_at", now)
+    if to in (Status.PENDING, Status.PAUSED):
+        fields.setdefault("phase", "")
+        fields.setdefault("ended_at", None)
+    with transaction.atomic():
+        before = get(job_id)
+        changed = Job.objects.filter(pk=job_id, status=before.status, status__in=sources).update(status=to, **fields)
+        if not changed:
+            raise ConflictError(f"Job {job_id} is {before.status}: it can't become {to}.")
+        job = get(job_id)
+        audit(actor, "job.status", f"job {job_id}", before=before.status, after=to, reason=reason)
+        announce(job)
+        transaction.on_commit(bell.wake)
+    return job
+
+
+def facts(job: Job) -> dict[str, Any]:
+    """A job as the API and the live topics tell it."""
+    run = getattr(job, "run", None)
+    return {
+        "id": job.pk, "job_id": job.pk, "type": job.kind, "kind": job.kind, "title": job.title, "status": job.status,
+        "desired": job.desired, "phase": job.phase, "priority": Priority(job.priority).name.lower(),
+        "progress": job.progress, "result": job.result, "error": job.error, "waiting_reason": job.waiting_reason,
+        "run_id": run.pk if run else None, "host": job.host.name if job.host else None,
+        "attempts": job.attempt_count, "created_by": job.created_by,
+        "created_at": job.created_at.isoformat(), "started_at": _iso(job.started_at), "ended_at": _iso(job.ended_at),
+    }  # fmt: skip
+
+
+def _iso(moment: Any) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def announce(job: Job) -> None:
+    """Tells the queue's topic, and the run's where it is one, what the job is now. Inside a transaction."""
+    data = facts(job)
+    publish("jobs", "status", data)
+    if data["run_id"]:
+        publish(f"run:{data['run_id']}", "status", data)
+
+
+def set_phase(job_id: int, phase: str) -> None:
+    """Shows a phase; decides nothing. Inside a transaction."""
+    if Job.objects.filter(pk=job_id).exclude(phase=phase).update(phase=phase):
+        announce(get(job_id))
+
+
+def set_waiting_reason(job_id: int, reason: str) -> None:
+    """Says why a pending job doesn't start."""
+    with transaction.atomic():
+        changed = Job.objects.filter(pk=job_id, status=Status.PENDING).exclude(waiting_reason=reason)
+        if changed.update(waiting_reason=reason):
+            announce(get(job_id))
+
+
+def wish(actor: Actor, job_id: int, desired: str) -> Job:
+    """Stores what the owner wants; the dispatcher carries it out when the host can be reached.
+
+    A job that hasn't started is paused or cancelled here. Raises ConflictError when it has ended.
+    """
+    job = get(job_id)
+    _require_owner(actor, job)
+    if desired == Desired.STOP and job.kind not in SAVES_WHEN_STOPPED:
+        desired = Desired.CANCEL
+    if desired == Desired.PAUSE and job.kind != Kind.TRAIN:
+        raise ConflictError(
+            f"Job {job_id} is of kind {job.kind}: only a training run can be paused. Cancel it instead."
+        )
+    with transaction.atomic():
+        if job.has_ended:
+            raise ConflictError(f"Job {job_id} has ended ({job.status}): there is nothing left to {desired}.")
+        if job.status == Status.PENDING and desired == Desired.PAUSE:
+            raise ConflictError(f"Job {job_id} hasn't started: cancel it, or lower its priority.")
+        Job.objects.filter(pk=job_id).update(desired=desired)
+        audit(actor, f"job.{desired}", f"job {job_id}")
+        if job.status in (Status.PENDING, Status.PAUSED) and desired in (Desired.CANCEL, Desired.STOP):
+            return transition(job_id, Status.CANCELLED, reason=f"{desired} before it ran", actor=actor)
+        job = get(job_id)
+        announce(job)
+        transaction.on_commit(bell.wake)
+    return job
+
+
+def cancel(actor: Actor, job_id: int) -> Job:
+    """Ends a job now."""
+    return wish(actor, job_id, Desired.CANCEL)
+
+
+def resume(actor: Actor, job_id: int) -> Job:
+    """Lets a paused job go on; a pause that wasn't carried out yet is taken back."""
+    job = get(job_id)
+    _require_owner(actor, job)
+    if job.status == Status.RUNNING and job.desired == Desired.PAUSE:
+        raise ConflictError(f"Job {job_id} is still writing its checkpoint. Resume it when it is paused.")
+    if job.status != Status.PAUSED:
+        raise ConflictError(f"Job {job_id} is {job.status}: only a paused job can be resumed.")
+    return transition(job_id, Status.PENDING, reason="resumed", actor=actor, desired=Desired.RUN, not_before=None)
+
+
+def retry(actor: Actor, job_id: int) -> Job:
+    """Puts a failed or cancelled job back into the queue."""
+    job = get(job_id)
+    _require_owner(actor, job)
+    if job.status not in (Status.FAILED, Status.CANCELLED):
+        raise ConflictError(f"Job {job_id} is {job.status}: only a failed or cancelled job can be retried.")
+    if job.kind == Kind.SERVE:
+        raise ConflictError("Activate the model again instead: an engine that has ended isn't started twice.")
+    return transition(
+        job_id, Status.PENDING, reason="retried", actor=actor, desired=Desired.RUN, error=None, failures=0,
+        not_before=None,
+    )  # fmt: skip
+
+
+def set_priority(actor: Actor, job_id: int, word: str) -> Job:
+    """Changes the place in the queue: `high`, `normal` or `low`."""
+    job = get(job_id)
+    _require_owner(actor, job)
+    priority = parse_priority(word)
+    with transaction.atomic():
+        Job.objects.filter(pk=job_id).update(priority=priority)
+        audit(actor, "job.priority", f"job {job_id}", priority=word)
+        job = get(job_id)
+        announce(job)
+        transaction.on_commit(bell.wake)
+    return job
+
+
+def parse_priority(word: str) -> Priority:
+    """The priority of a word. Raises InvalidInputError."""
+    try:
+        return Priority[word.upper()]
+    except KeyError:
+        raise InvalidInputError(f"There is no priority {word!r}: choose high, normal or low.") from None
+
+
+def statistics() -> dict[str, int]:
+    """Jobs by status, engines left out, and how many ended in the last hour."""
+    rows = Job.objects.exclude(kind=Kind.SERVE)
+    counts = dict(rows.values_list("status").annotate(n=Count("id")))
+    recent = rows.filter(ended_at__gte=timezone.now() - timedelta(hours=1)).count()
+    return {**{status: counts.get(status, 0) for status in Status.values}, "jobs_last_hour": recent}
+
+
+def _require_owner(actor: Actor, job: Job) -> None:
+    actor.require(Role.USE)
+    if not actor.may_change(job.created_by):
+        raise ForbiddenError(f"Job {job.pk} belongs to {job.created_by}: only they or an admin may change it.")

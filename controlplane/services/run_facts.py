@@ -1,0 +1,91 @@
+"""What can be said of a run: its progress, checkpoints and figures, as the API and the live topics tell them.
+
+Runs in the web process. Reads only.
+"""
+
+import re
+from typing import Any, TypedDict
+
+from controlplane.models import Checkpoint, Job, Run
+from controlplane.models.jobs import Status
+from controlplane.services import jobs
+
+
+class Progress(TypedDict):
+    """How far a run is; None where nobody knows yet."""
+
+    step: int
+    total_steps: int | None
+    epoch: float | None
+    eta_seconds: float | None
+    tokens_per_second: float | None
+
+
+def progress(run: Run) -> Progress:
+    """The progress of a run from what it last reported."""
+    rate = run.last.get("tokens_per_second")
+    return Progress(
+        step=run.last_step, total_steps=run.total_steps, epoch=run.epoch, eta_seconds=_eta_seconds(run),
+        tokens_per_second=rate if isinstance(rate, (int, float)) else None,
+    )  # fmt: skip
+
+
+def _eta_seconds(run: Run) -> float | None:
+    """Steps left times the seconds that a step took lately."""
+    if run.seconds_per_step is None or run.total_steps is None:
+        return None
+    return max(0, run.total_steps - run.last_step) * run.seconds_per_step
+
+
+def best_step(run: Run) -> int | None:
+    """The step of the best checkpoint that is still there: by eval_loss, where none has one by loss."""
+    rows = list(run.checkpoints.filter(gone_at=None))
+    for name in ("eval_loss", "loss"):
+        known = [row for row in rows if getattr(row, name) is not None]
+        if known:
+            return min(known, key=lambda row: (getattr(row, name), -row.step)).step
+    return None
+
+
+def checkpoint(row: Checkpoint, best: int | None) -> dict[str, Any]:
+    """A checkpoint as the API answers it."""
+    return {
+        "step": row.step, "loss": row.loss, "eval_loss": row.eval_loss, "bytes": row.bytes,
+        "created_at": row.created_at.isoformat(), "is_best": row.step == best,
+    }  # fmt: skip
+
+
+def checkpoints(run: Run) -> list[dict[str, Any]]:
+    """Every checkpoint that is there, in order of step."""
+    best = best_step(run)
+    return [checkpoint(row, best) for row in run.checkpoints.filter(gone_at=None).order_by("step")]
+
+
+def status(run: Run) -> dict[str, Any]:
+    """The job's facts with the run's progress."""
+    job = Job.objects.select_related("host", "run").get(pk=run.job_id)
+    return {**jobs.facts(job), "progress": progress(run)}
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What `GET /api/runs/{id}` answers."""
+    job = run.job
+    model = run.models.filter(source="run", state="ready").first()
+    return {
+        "id": run.pk, "job_id": job.pk, "name": run.name, "status": job.status, "phase": job.phase,
+        "desired": job.desired, "waiting_reason": job.waiting_reason if job.status == Status.PENDING else "",
+        "dataset": {"id": run.dataset_id, "name": run.dataset.name, "version": run.dataset.version},
+        "model": run.model.name, "profile": run.profile, "config": run.config,
+        "host": job.host.name if job.host else None, "attempts": job.attempt_count,
+        "progress": progress(run), "last": run.last, "result": job.result, "error": job.error,
+        "result_model": model.name if model else None, "created_by": run.created_by,
+        "created_at": run.created_at.isoformat(),
+        "started_at": job.started_at.isoformat() if job.started_at else None,
+        "ended_at": job.ended_at.isoformat() if job.ended_at else None,
+    }  # fmt: skip
+
+
+def model_name(run: Run) -> str:
+    """The name that a run's model gets where nobody chose one: the run's, in characters that a model's may have."""
+    plain = re.sub(r"[^a-z0-9._-]+", "-", run.name.lower()).strip("-._")
+    return (plain or "run")[:150]

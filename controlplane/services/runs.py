@@ -1,0 +1,217 @@
+"""Training runs: made, read, stopped, paused, resumed. Runs in the web process."""
+
+from typing import Any
+
+from django.db import transaction
+
+from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.live.announce import last_seq
+from controlplane.models import Dataset, Job, LanguageModel, Run
+from controlplane.models.access import Actor, Role
+from controlplane.models.datasets import DatasetStatus
+from controlplane.models.jobs import Desired, Kind, Status
+from controlplane.models.language_models import ModelState
+from controlplane.services import curves, datasets, jobs, models, run_facts
+from controlplane.services.access import audit
+from controlplane.services.run_facts import checkpoints, facts
+
+__all__ = [
+    "checkpoints", "create", "delete", "facts", "get", "list_runs", "pause", "register_checkpoint", "resume", "series",
+    "stop",
+]  # fmt: skip
+from training.config.loader import ConfigError, parse_config, to_dict
+from training.profiles.base import UnknownProfileError, load_profile
+
+MAX_POINTS = 20_000
+
+
+def create(
+    actor: Actor,
+    *,
+    name: str,
+    dataset: int | str,
+    model: str,
+    profile: str = "plain",
+    priority: str = "normal",
+    config: dict[str, Any] | None = None,
+) -> Run:
+    """Queues a run. Everything is checked first; where anything is wrong nothing is created."""
+    actor.require(Role.USE)
+    name = name.strip()
+    if not 1 <= len(name) <= 200 or not name.isprintable():
+        raise InvalidInputError("A run needs a name of 1 to 200 printable characters.", (_fault("name", "1 to 200"),))
+    level = jobs.parse_priority(priority)
+    data = _ready_dataset(dataset)
+    start = _ready_model(model)
+    whole = _whole_config(config or {}, data, start, profile)
+    with transaction.atomic():
+        job = jobs.create(actor, Kind.TRAIN, name, {}, priority=level)
+        run = Run.objects.create(
+            name=name, job=job, dataset=data, model=start, profile=whole["profile"]["name"], config=whole,
+            created_by=actor.name,
+        )  # fmt: skip
+        whole["output"]["output_dir"] = str(run.folder)
+        Run.objects.filter(pk=run.pk).update(config=whole)
+        run.config = whole
+        audit(actor, "run.create", f"run {run.pk}", dataset=str(data), model=start.name)
+        jobs.announce(jobs.get(job.pk))
+    return run
+
+
+def _fault(path: str, message: str) -> FieldFault:
+    return FieldFault(path, message)
+
+
+def _ready_dataset(ref: int | str) -> Dataset:
+    data = datasets.get(ref)
+    if data.status != DatasetStatus.READY:
+        raise InvalidInputError(
+            f"The dataset {data} is {data.status}: a run needs one that is ready.", (_fault("dataset", "not ready"),)
+        )
+    return data
+
+
+def _ready_model(name: str) -> LanguageModel:
+    model = models.get(name)
+    if model.state != ModelState.READY:
+        raise InvalidInputError(
+            f"The model {name} is {model.state}: a run needs one that is ready.", (_fault("model", "not ready"),)
+        )
+    return model
+
+
+def _whole_config(given: dict[str, Any], data: Dataset, model: LanguageModel, profile: str) -> dict[str, Any]:
+    """The whole TrainerConfig: what was given, over what dataset and model say, over the defaults."""
+    merged: dict[str, Any] = {section: dict(values) if isinstance(values, dict) else values
+                              for section, values in given.items()}  # fmt: skip
+    implied: dict[str, dict[str, Any]] = {
+        "profile": {"name": profile},
+        "data": {"train_dataset": str(data.pk), "eval_fraction": data.eval_fraction},
+        "model": {"model": model.name},
+    }
+    for section, values in implied.items():
+        if isinstance(merged.setdefault(section, {}), dict):
+            merged[section] = {**values, **merged[section]}
+    try:
+        parsed = parse_config(merged)
+    except ConfigError as error:
+        faults = tuple(FieldFault(f"config.{fault.path}", fault.message) for fault in error.faults)
+        raise InvalidInputError("; ".join(f"{fault.path}: {fault.message}" for fault in faults), faults) from error
+    try:
+        load_profile(parsed.profile.name)
+    except UnknownProfileError as error:
+        raise InvalidInputError(str(error), (_fault("profile", str(error)),)) from error
+    whole = to_dict(parsed)
+    _refuse_contradictions(whole, data, model)
+    return whole
+
+
+def _refuse_contradictions(whole: dict[str, Any], data: Dataset, model: LanguageModel) -> None:
+    """What dataset and model are is said once: a config that names others is refused with both values."""
+    for path, said, meant in (
+        ("config.data.train_dataset", whole["data"]["train_dataset"], str(data.pk)),
+        ("config.model.model", whole["model"]["model"], model.name),
+    ):
+        if said != meant:
+            message = f"{path} says {said!r}, the request {meant!r}: leave it out of the config."
+            raise InvalidInputError(message, (_fault(path, message),))
+    facts_of = {
+        "base_model": model.name, "model_architecture": model.architecture,
+        "tokenizer_sha256": model.facts.get("tokenizer_sha256") or "",
+        "chat_template_sha256": model.facts.get("chat_template_sha256") or "",
+    }  # fmt: skip
+    for name, meant in facts_of.items():
+        said = whole["locked"][name]
+        if said and meant and said != meant:
+            path = f"config.locked.{name}"
+            message = f"{path} is locked: the model has {meant!r}, the config says {said!r}. Leave it out."
+            raise InvalidInputError(message, (_fault(path, message),))
+        whole["locked"][name] = meant
+    taken = whole["output"]["register_as"]
+    if taken and LanguageModel.objects.filter(name=taken).exists():
+        raise InvalidInputError(
+            f"There is already a model {taken!r}: choose another output.register_as.",
+            (_fault("config.output.register_as", "taken"),),
+        )
+
+
+def get(run_id: int) -> Run:
+    """The run with its job, dataset and model. Raises NotFoundError."""
+    run = Run.objects.select_related("job", "job__host", "dataset", "model").filter(pk=run_id).first()
+    if run is None:
+        raise NotFoundError(f"There is no run {run_id}.")
+    return run
+
+
+def list_runs(limit: int = 50, before_id: int | None = None) -> list[Run]:
+    """Runs, newest first, before an id."""
+    rows = Run.objects.select_related("job", "job__host", "dataset", "model").order_by("-id")
+    if before_id:
+        rows = rows.filter(pk__lt=before_id)
+    return list(rows[: max(1, min(limit, 500))])
+
+
+def series(
+    run: Run, keys: list[str] | None = None, after_step: int | None = None, max_points: int = 2000
+) -> dict[str, Any]:
+    """The curves of a run. `last_seq` is read first: what a socket brings behind it may be here already, never less."""
+    if not 2 <= max_points <= MAX_POINTS:
+        raise InvalidInputError(f"max_points must lie between 2 and {MAX_POINTS}.")
+    seq = last_seq(f"run:{run.pk}")
+    known = curves.keys(run)
+    wanted = known if keys is None else [key for key in keys if key in known]
+    return {
+        "series": curves.read(run, wanted, after_step, max_points),
+        "last_step": curves.last_step(run),
+        "last_seq": seq,
+    }
+
+
+def stop(actor: Actor, run_id: int, mode: str = "save") -> Run:
+    """Ends a run: `save` with a checkpoint and its model (it becomes done), `now` at once (cancelled)."""
+    if mode not in ("save", "now"):
+        raise InvalidInputError(
+            f"There is no stop mode {mode!r}: choose save or now.", (_fault("mode", "save or now"),)
+        )
+    run = get(run_id)
+    jobs.wish(actor, run.job_id, Desired.STOP if mode == "save" else Desired.CANCEL)
+    return get(run_id)
+
+
+def pause(actor: Actor, run_id: int) -> Run:
+    """Writes a checkpoint, frees the GPU, keeps the place."""
+    run = get(run_id)
+    if run.job.status == Status.PAUSED:
+        raise ConflictError(f"Run {run_id} is paused already.")
+    jobs.wish(actor, run.job_id, Desired.PAUSE)
+    return get(run_id)
+
+
+def resume(actor: Actor, run_id: int) -> Run:
+    """Goes on from the last checkpoint."""
+    jobs.resume(actor, get(run_id).job_id)
+    return get(run_id)
+
+
+def register_checkpoint(actor: Actor, run_id: int, step: int, name: str) -> LanguageModel:
+    """Makes a model of a checkpoint: a fetch job copies and checks its files."""
+    run = get(run_id)
+    row = run.checkpoints.filter(step=step, gone_at=None).first()
+    if row is None:
+        there = ", ".join(str(item["step"]) for item in run_facts.checkpoints(run)) or "none"
+        raise NotFoundError(f"Run {run_id} has no checkpoint at step {step}. There are: {there}.")
+    return models.register_checkpoint(actor, run, row, name)
+
+
+def delete(actor: Actor, run_id: int) -> None:
+    """Takes a run that has ended off the books; its models stay. Its checkpoint files are cleaned by a later issue's
+    `manage.py clean`.
+    """
+    run = get(run_id)
+    if not actor.may_change(run.created_by):
+        raise ForbiddenError(f"Run {run_id} belongs to {run.created_by}: only they or an admin may delete it.")
+    if not run.job.has_ended:
+        raise ConflictError(f"Run {run_id} is {run.job.status}: stop it first.")
+    with transaction.atomic():
+        Job.objects.filter(pk=run.job_id).delete()
+        audit(actor, "run.delete", f"run {run_id}", name=run.name)
