@@ -277,7 +277,8 @@ class _DeadlineCaller:
         self._deadline_seconds = deadline_seconds
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._busy = threading.Lock()
-        self._hung = threading.Event()
+        self._late: queue.SimpleQueue[Any] | None = None
+        """Where the answer of a call that ran past its deadline will come in one day."""
         threading.Thread(target=self._work, name="nvml", daemon=True).start()
 
     def call(self, question: Callable[[], T]) -> T:
@@ -288,16 +289,16 @@ class _DeadlineCaller:
                 answers.put((question(), None))
             except Exception as error:
                 answers.put((None, error))  # raised again in the caller's thread
-            self._hung.clear()
 
         with self._busy:
-            if self._hung.is_set():
+            if self._late is not None and self._late.empty():
                 raise NvmlFaultError(HUNG)
+            self._late = None
             self._calls.put(answer)
             try:
                 value, error = answers.get(timeout=self._deadline_seconds)
             except queue.Empty:
-                self._hung.set()
+                self._late = answers
                 raise NvmlFaultError(HUNG) from None
         if error is not None:
             raise error
