@@ -1,0 +1,139 @@
+"""The verb `fetch` from this host: a registered directory, a run's checkpoint; and what every source shares."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from monitoring.events import Log, Progress
+from monitoring.files import hashes_of, write_json
+from tests.tiny import build_tiny_model
+from tests.training.attempts import Attempt, make_attempt
+from training.fetch.inspect import inspect_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def source(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may damage."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for path in tiny.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def make_fetch(tmp_path: Path, source: str, path: Path, number: int = 1) -> Attempt:
+    return make_attempt(
+        tmp_path / f"attempt-{number}",
+        "fetch",
+        config={"source": source, "path": str(path)},
+        model_dir=tmp_path / "models" / "m1",
+        number=number,
+    )
+
+
+def assert_refused(tmp_path: Path, attempt: Attempt, code: str) -> None:
+    """Ends with that code and a fix, and leaves nothing behind."""
+    assert attempt.run() == 1
+    assert attempt.error().code == code
+    assert attempt.error().fix
+    assert not any((tmp_path / "models").iterdir())
+
+
+def test_a_directory_becomes_a_model(tmp_path: Path, source: Path) -> None:
+    (source / "optimizer.pt").write_bytes(b"pickle")
+    (source / "modeling.py").write_text("raise SystemExit")
+    (source / "original").mkdir()
+    attempt = make_fetch(tmp_path, "directory", source)
+    assert attempt.run() == 0
+    final = tmp_path / "models" / "m1"
+    values = attempt.result()
+    assert values["architecture"] == "Qwen3ForCausalLM"
+    assert values["source"] == {"kind": "directory", "path": str(source)}
+    assert values["answer"] is None
+    assert values["hashes"] == {
+        name: value for name, value in hashes_of(source).items() if name not in {"optimizer.pt", "modeling.py"}
+    }
+    assert {key: values[key] for key in inspect_model(final) if key != "size_bytes"} == {
+        key: value for key, value in inspect_model(final).items() if key != "size_bytes"
+    }
+    assert json.loads((final / "pilothouse.json").read_text())["id"] == "m1"
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["m1"]
+    assert any("optimizer.pt" in log.text for log in attempt.all(Log))
+    progress = attempt.all(Progress)
+    assert progress[-1].done == progress[-1].total
+
+
+def test_pickled_weights_are_refused(tmp_path: Path, source: Path) -> None:
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    assert_refused(tmp_path, make_fetch(tmp_path, "directory", source), "pickled_weights")
+
+
+def test_code_of_its_own_is_refused(tmp_path: Path, source: Path) -> None:
+    config = json.loads((source / "config.json").read_text())
+    write_json(source / "config.json", {**config, "auto_map": {"AutoModelForCausalLM": "modeling.Model"}})
+    assert_refused(tmp_path, make_fetch(tmp_path, "directory", source), "remote_code")
+
+
+def test_a_link_out_of_the_directory_is_refused(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "private.json").write_text('{"secret": 1}')
+    (source / "notes.json").symlink_to(tmp_path / "private.json")
+    assert_refused(tmp_path, make_fetch(tmp_path, "directory", source), "escaping_link")
+
+
+def test_a_link_inside_the_directory_is_followed(tmp_path: Path, source: Path) -> None:
+    (source / "model.safetensors").rename(source / "weights-of-today")
+    (source / "model.safetensors").symlink_to("weights-of-today")
+    assert make_fetch(tmp_path, "directory", source).run() == 0
+    assert not (tmp_path / "models" / "m1" / "model.safetensors").is_symlink()
+
+
+def test_a_model_without_a_usable_tokenizer_is_refused(tmp_path: Path, source: Path) -> None:
+    (source / "tokenizer.json").unlink()
+    assert_refused(tmp_path, make_fetch(tmp_path, "directory", source), "no_tokenizer")
+
+
+@pytest.mark.parametrize("place", ["missing", "relative"])
+def test_what_is_no_directory_is_refused(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "nowhere" if place == "missing" else Path("training")
+    assert_refused(tmp_path, make_fetch(tmp_path, "directory", path), "no_directory")
+
+
+def test_an_unknown_source_is_refused(tmp_path: Path) -> None:
+    attempt = make_fetch(tmp_path, "torrent", tmp_path)
+    assert attempt.run() == 1
+    assert (attempt.error().code, "smollm2" in attempt.error().fix) == ("bad_config", True)
+
+
+def test_a_published_model_is_never_overwritten(tmp_path: Path, source: Path) -> None:
+    assert make_fetch(tmp_path, "directory", source).run() == 0
+    before = hashes_of(tmp_path / "models")
+    other = make_attempt(
+        tmp_path / "other",
+        "fetch",
+        config={"source": "directory", "path": str(source)},
+        model_dir=tmp_path / "models" / "m1",
+    )
+    assert other.run() == 1
+    assert other.error().code == "already_there"
+    assert hashes_of(tmp_path / "models") == before
+
+
+def test_a_retry_finds_what_the_attempt_before_has_published(tmp_path: Path, source: Path) -> None:
+    first = make_fetch(tmp_path, "directory", source)
+    assert first.run() == 0
+    again = make_fetch(tmp_path, "directory", source, number=2)
+    assert again.run() == 0
+    assert again.result() == first.result()
+
+
+def test_what_a_killed_attempt_left_is_cleared(tmp_path: Path, source: Path) -> None:
+    (tmp_path / "models" / ".m1.partial").mkdir(parents=True)
+    (tmp_path / "models" / ".m1.partial" / "evil.bin").write_bytes(b"")
+    assert make_fetch(tmp_path, "directory", source).run() == 0
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["m1"]
