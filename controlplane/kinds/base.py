@@ -16,6 +16,9 @@ class JobKind:
     lane: ClassVar[str] = "light"
     """Jobs of one lane share its places on a host: `train`, `light`, or `serve` (not limited)."""
 
+    lasting: ClassVar[bool] = False
+    """Whether it ends only when it is told to: one that ends by itself (its host went down) is started again."""
+
     def spec(self, job: Job, attempt: Attempt) -> JobSpec:
         """The spec of an attempt. Raises PilothouseError when an input has gone: the job fails with that sentence."""
         raise NotImplementedError

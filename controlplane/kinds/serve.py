@@ -15,6 +15,7 @@ class ServeKind(JobKind):
 
     name = "serve"
     lane = "serve"
+    lasting = True
 
     def spec(self, job: Job, attempt: Attempt) -> JobSpec:
         deployment = Deployment.objects.select_related("model", "model__base").get(job=job)

@@ -116,24 +116,27 @@ def _end(news: AttemptNews) -> bool:
 
 def _conclude(job: Job, attempt: Attempt, ended: ExitRecord | None) -> None:
     kind = kind_of(job)
-    if attempt.result is not None:
+    told = job.desired != Desired.RUN
+    if kind.lasting and not told and attempt.result is not None:
+        jobs.transition(job.pk, Status.PENDING, reason="interrupted: its host went down", not_before=None)
+    elif attempt.result is not None:
         jobs.transition(job.pk, Status.DONE, reason="result", result=attempt.result, error=None)
         kind.on_done(job, attempt, attempt.result)
     elif job.desired == Desired.CANCEL:
         jobs.transition(job.pk, Status.CANCELLED, reason="cancelled")
         kind.on_failed(job, {"code": "cancelled", "message": "It was cancelled.", "fix": ""})
-    elif ended is not None and ended["code"] == EXIT_PAUSED:
+    elif ended is not None and (ended["code"] == EXIT_PAUSED or ended["signal"] == signal.SIGTERM):
         _conclude_paused(job)
     else:
         _conclude_failed(job, attempt, ended)
 
 
 def _conclude_paused(job: Job) -> None:
-    """It has left a checkpoint. Because somebody asked, or because its host went down?"""
+    """It was told to make room, by somebody or because its host goes down; a run has left a checkpoint."""
     if job.desired == Desired.PAUSE:
         jobs.transition(job.pk, Status.PAUSED, reason="paused with a checkpoint")
     else:
-        jobs.transition(job.pk, Status.PENDING, reason="interrupted with a checkpoint", not_before=None)
+        jobs.transition(job.pk, Status.PENDING, reason="interrupted: its host went down", not_before=None)
 
 
 def _conclude_failed(job: Job, attempt: Attempt, ended: ExitRecord | None) -> None:

@@ -1,0 +1,162 @@
+"""Ingest: events become rows once, whatever comes twice, torn, or broken; an attempt's end decides its job."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controlplane.fleet.protocol import AttemptNews, ExitRecord
+from controlplane.models import Attempt, Job, Run
+from controlplane.models.jobs import Desired, Status
+from controlplane.services import ingest, runs
+from monitoring import events as ev
+from monitoring.events import EventWriter, read_lines
+from tests.factories import make_host, make_run
+
+pytestmark = pytest.mark.django_db
+
+
+class Stage:
+    """A running run whose events lie in a real file."""
+
+    def __init__(self, folder: Path, desired: str = Desired.RUN) -> None:
+        self.host = make_host()
+        self.run = make_run(status=Status.RUNNING)
+        Job.objects.filter(pk=self.run.job_id).update(attempt_count=1, desired=desired, host=self.host)
+        self.folder = folder
+        self.begin(1)
+
+    def begin(self, number: int) -> None:
+        self.number = number
+        self.path = self.folder / f"events-{number}.jsonl"
+        self.writer = EventWriter(self.path)
+        Attempt.objects.create(job_id=self.run.job_id, number=number, host=self.host, launched=True)
+
+    def news(self, offset: int, **more: Any) -> AttemptNews:
+        lines, end = read_lines(self.path, offset)
+        return AttemptNews(
+            job_id=self.run.job_id, attempt=self.number, offset=offset, next_offset=end, lines=lines.decode(),
+            drained=True, state=more.get("state", "running"), exit=more.get("exit"),
+        )  # fmt: skip
+
+    def attempt(self) -> Attempt:
+        return Attempt.objects.get(job_id=self.run.job_id, number=self.number)
+
+    def take(self, **more: Any) -> None:
+        ingest.store(self.news(self.attempt().offset, **more))
+
+    def job(self) -> Job:
+        return Job.objects.get(pk=self.run.job_id)
+
+    def losses(self) -> list[tuple[int, float | str]]:
+        series = runs.series(Run.objects.get(pk=self.run.pk), ["loss"])["series"].get("loss")
+        return list(zip(series["step"], series["value"], strict=True)) if series else []
+
+
+def ended(code: int | None = None, signal: int | None = None) -> ExitRecord:
+    return ExitRecord(code=code, signal=signal, started_at=1.0, ended_at=2.0, max_rss_bytes=1, cpu_seconds=1.0)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+def metrics(step: int, loss: float = 1.0) -> ev.Metrics:
+    return ev.Metrics(step=step, values={"loss": loss}, epoch=step / 10)
+
+
+def test_a_batch_that_comes_twice_is_stored_once(stage: Stage) -> None:
+    for step in (1, 2, 3):
+        stage.writer.emit(metrics(step))
+    news = stage.news(0)
+    assert ingest.store(news)
+    assert not ingest.store(news)
+    assert [step for step, _ in stage.losses()] == [1, 2, 3]
+
+
+def test_a_torn_line_waits_and_a_broken_one_is_passed_over(stage: Stage) -> None:
+    stage.writer.emit(metrics(1))
+    with stage.path.open("ab") as stream:
+        stream.write(b'{"seq": "what"}\n{"seq":2,"time":1,"kind":"metr')
+    stage.take()
+    assert [step for step, _ in stage.losses()] == [1]
+    with stage.path.open("ab") as stream:
+        stream.write(b'ics","step":2,"epoch":null,"values":{"loss":"NaN"}}\n')
+    stage.take()
+    assert stage.losses() == [(1, 1.0), (2, "NaN")]
+
+
+def test_a_resume_supersedes_the_points_beyond_it(stage: Stage) -> None:
+    for step in range(1, 8):
+        stage.writer.emit(metrics(step, 1.0))
+    stage.take(state="exited", exit=ended(signal=9))
+    assert stage.job().status == Status.PENDING
+    Job.objects.filter(pk=stage.run.job_id).update(status=Status.RUNNING, attempt_count=2)
+    stage.begin(2)
+    stage.writer.emit(ev.Resumed(step=5))
+    stage.writer.emit(metrics(6, 2.0))
+    stage.take()
+    assert stage.losses() == [*((step, 1.0) for step in range(1, 6)), (6, 2.0)]
+
+
+def test_a_result_makes_it_done_even_when_the_exit_was_not_recorded(stage: Stage) -> None:
+    stage.writer.emit(ev.Result(values={"steps": 3, "model": None}))
+    stage.take(state="lost")
+    assert (stage.job().status, stage.job().result) == (Status.DONE, {"steps": 3, "model": None})
+
+
+def test_an_end_before_all_is_read_decides_nothing(stage: Stage) -> None:
+    stage.writer.emit(ev.Result(values={"model": None}))
+    news = stage.news(0, state="exited", exit=ended(code=0))
+    stage.writer.emit(metrics(9))
+    ingest.store({**news, "drained": False})
+    assert stage.job().status == Status.RUNNING
+
+
+def test_an_error_that_was_said_fails_at_once_with_its_fix(stage: Stage) -> None:
+    stage.writer.emit(ev.Error(code="dataset_empty", message="No rows.", fix="Upload some."))
+    stage.take(state="exited", exit=ended(code=1))
+    assert stage.job().status == Status.FAILED
+    assert stage.job().error == {"code": "dataset_empty", "message": "No rows.", "fix": "Upload some."}
+
+
+def test_a_process_that_dies_is_tried_again_until_the_limit(stage: Stage) -> None:
+    for number in (1, 2, 3):
+        if number > 1:
+            Job.objects.filter(pk=stage.run.job_id).update(status=Status.RUNNING, attempt_count=number)
+            stage.begin(number)
+        stage.writer.emit(ev.Started(pid=5))
+        stage.take(state="exited", exit=ended(signal=11))
+        assert stage.job().status == (Status.PENDING if number < 3 else Status.FAILED)
+    assert stage.job().error["message"] == "The process ended by SIGSEGV."
+
+
+@pytest.mark.parametrize(("desired", "status"), [(Desired.PAUSE, Status.PAUSED), (Desired.RUN, Status.PENDING)])
+def test_an_exit_with_a_checkpoint_pauses_or_waits_to_go_on(tmp_path: Path, desired: str, status: str) -> None:
+    stage = Stage(tmp_path, desired)
+    stage.take(state="exited", exit=ended(code=ev.EXIT_PAUSED))
+    assert stage.job().status == status
+    assert stage.job().failures == 0
+
+
+def test_a_cancelled_process_makes_a_cancelled_job(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, Desired.CANCEL)
+    stage.take(state="exited", exit=ended(signal=9))
+    assert stage.job().status == Status.CANCELLED
+
+
+def test_news_of_an_older_attempt_changes_no_job(stage: Stage) -> None:
+    Job.objects.filter(pk=stage.run.job_id).update(attempt_count=2)
+    stage.take(state="lost")
+    assert stage.job().status == Status.RUNNING
+    assert stage.attempt().ended_at is not None
+
+
+def test_checkpoints_come_and_go_and_the_best_is_named(stage: Stage) -> None:
+    for step, loss in ((10, 2.0), (20, 1.0), (30, 1.5)):
+        stage.writer.emit(ev.Checkpoint(step=step, path=f"checkpoints/step-{step}", bytes=7, eval_loss=loss))
+    stage.writer.emit(ev.CheckpointGone(step=10))
+    stage.take()
+    rows = runs.checkpoints(Run.objects.get(pk=stage.run.pk))
+    assert [(row["step"], row["is_best"]) for row in rows] == [(20, True), (30, False)]

@@ -1,0 +1,13 @@
+"""A pytest plugin, loaded before Django's settings are: every test run has a home of its own and needs no network."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_home = tempfile.mkdtemp(prefix="pilothouse-tests-")
+os.environ["PILOTHOUSE_HOME"] = _home
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("HF_TOKEN", None)
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
