@@ -11,7 +11,7 @@ from controlplane.live.announce import publish
 from controlplane.models import Attempt, Checkpoint, Job, LanguageModel, Run, Sample
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.language_models import ModelState
-from controlplane.services import curves, run_facts
+from controlplane.services import curves, datasets, run_facts
 from monitoring import events as ev
 from monitoring.events import Artefact, Event, Inputs, JobSpec, encode_number
 
@@ -31,7 +31,7 @@ class TrainKind(JobKind):
             raise ConflictError(f"The model {model.name} is {model.state}, not ready.")
         return JobSpec(
             job_id=job.pk, attempt=attempt.number, kind="train", verb="train", host=attempt.host.name,
-            gpus=tuple(job.gpus), output_dir=str(run.folder), config=run.config,
+            gpus=tuple(job.gpus), output_dir=str(run.folder), config=self._config(run),
             inputs=Inputs(
                 dataset=Artefact(str(run.dataset_id), str(run.dataset.folder), run.dataset.sha256),
                 model=model_artefact(model),
@@ -40,6 +40,13 @@ class TrainKind(JobKind):
             ),
             model_dir=str(result_model(run).folder),
         )  # fmt: skip
+
+    def _config(self, run: Run) -> dict[str, Any]:
+        """The run's config with the evaluation set's id replaced by the name of its folder."""
+        data = dict(run.config["data"])
+        if data["eval_dataset"]:
+            data["eval_dataset"] = datasets.get(data["eval_dataset"]).sha256
+        return {**run.config, "data": data}
 
     def _resume_from(self, run: Run, attempt: Attempt) -> Artefact | None:
         last = run.checkpoints.filter(gone_at=None).order_by("-step").first()

@@ -127,6 +127,11 @@ def _refuse_contradictions(whole: dict[str, Any], data: Dataset, model: Language
             message = f"{path} is locked: the model has {meant!r}, the config says {said!r}. Leave it out."
             raise InvalidInputError(message, (_fault(path, message),))
         whole["locked"][name] = meant
+    if whole["output"]["output_dir"]:
+        message = "config.output.output_dir is Pilothouse's own choice (runs/ID): leave it out."
+        raise InvalidInputError(message, (_fault("config.output.output_dir", message),))
+    if whole["data"]["eval_dataset"]:
+        _ready_dataset(whole["data"]["eval_dataset"])
     taken = whole["output"]["register_as"]
     if taken and LanguageModel.objects.filter(name=taken).exists():
         raise InvalidInputError(
