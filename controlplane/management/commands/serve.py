@@ -3,62 +3,81 @@
 import asyncio
 import socket
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from controlplane.sole import WebRunsAlreadyError, sole_web_process
 
 
 class Command(BaseCommand):
     help = "Serves pages, API and websocket on one port, and dispatches jobs."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """`--host`, `--port`, `--no-dispatch`."""
+        """`--host`, `--port` (0: any free one), `--no-dispatch`."""
         parser.add_argument("--host", default="127.0.0.1")
-        parser.add_argument("--port", type=int, default=8080)
+        parser.add_argument("--port", type=int, default=8080, help="0 takes any free port")
         parser.add_argument("--no-dispatch", action="store_true", help="serve only; another process dispatches")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Serves until Ctrl-C or SIGTERM. Jobs go on."""
-        host, port = options["host"], options["port"]
-        listener = _listener(host, port)
-        from twisted.internet import asyncioreactor
-
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-        asyncioreactor.install(loop)
-
-        # What follows imports the reactor, so it can only come now.
-        from daphne.server import Server
-
-        from controlplane.asgi import application
-        from controlplane.dispatch import Dispatcher
-        from controlplane.live.announce import bind_loop
-
-        bind_loop(loop)
-        dispatcher = Dispatcher()
-        if not options["no_dispatch"]:
-            dispatcher.start()
-        listener.set_inheritable(True)
-        server = Server(
-            application=application,
-            endpoints=[f"fd:fileno={listener.fileno()}"],
-            action_logger=None,
-            http_timeout=None,
-            websocket_timeout=-1,
-            application_close_timeout=10,
-            ready_callable=lambda: print(f"Pilothouse serves http://{host}:{port}", flush=True),
-            server_name="pilothouse",
-        )
-        try:
-            server.run()
-        finally:
-            bind_loop(None)
-            dispatcher.stop()
+        listener = listen(options["host"], options["port"])
+        with ExitStack() as stack:
+            if not options["no_dispatch"]:
+                try:
+                    stack.enter_context(sole_web_process(Path(settings.HOME)))
+                except WebRunsAlreadyError as error:
+                    raise CommandError(str(error)) from error
+            _serve(listener, url_of(options["host"], listener), dispatch=not options["no_dispatch"])
         sys.exit(0)
 
 
-def _listener(host: str, port: int) -> socket.socket:
-    """The bound socket; daphne itself would log a busy port and exit with 0."""
+def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
+    from twisted.internet import asyncioreactor
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    asyncioreactor.install(loop)
+
+    # What follows imports the reactor, so it can only come now.
+    from daphne.server import Server
+
+    from controlplane.asgi import application
+    from controlplane.dispatch import Dispatcher
+    from controlplane.live.announce import bind_loop
+
+    bind_loop(loop)
+    dispatcher = Dispatcher()
+    if dispatch:
+        dispatcher.start()
+    listener.set_inheritable(True)
+    server = Server(
+        application=application,
+        endpoints=[f"fd:fileno={listener.fileno()}"],
+        action_logger=None,
+        http_timeout=None,
+        websocket_timeout=-1,
+        application_close_timeout=10,
+        ready_callable=lambda: print(f"Pilothouse serves {url}", flush=True),
+        server_name="pilothouse",
+    )
+    try:
+        server.run()
+    finally:
+        bind_loop(None)
+        dispatcher.stop()
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """The address as a browser takes it."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """The bound socket; daphne itself would log a busy port and exit with 0. Raises CommandError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
