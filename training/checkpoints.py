@@ -1,14 +1,15 @@
 """Checkpoints on disk: complete or not there, verified before use, and no more of them than the run may keep.
 
-Runs in the training process and wherever a checkpoint is listed; imports neither torch nor transformers. A checkpoint is
-a folder `checkpoints/step-N` that was written under a hidden name beside its place and renamed when all its files and
-the manifest, which holds their hashes, were on disk.
+Runs in the training process and wherever a checkpoint is listed; imports neither torch nor transformers. A checkpoint
+is a folder `checkpoints/step-N` that was written under a hidden name beside its place and renamed when all its files
+and the manifest, which holds their hashes, were on disk.
 """
 
 import contextlib
 import errno
 import hashlib
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 from monitoring.attempt import JobFaultError
 from monitoring.events import decode_number, encode_number
-from monitoring.files import hashes_of, publish_folder, sha256_of, size_of, write_json
+from monitoring.files import hashes_of, publish_folder, sha256_of, write_json
 
 FOLDER = "checkpoints"
 MANIFEST_FILE = "manifest.json"
@@ -34,7 +35,7 @@ class DamagedCheckpointError(JobFaultError):
         super().__init__(
             "checkpoint_damaged",
             f"The checkpoint {path} can't be used: {reason}.",
-            "Resume from an earlier checkpoint.",
+            "Resume from an earlier one.",
         )
 
 
@@ -170,7 +171,7 @@ def surplus(scores: dict[int, float | None], *, limit: int, keep_best: int, prot
     """
     if not limit or len(scores) <= limit:
         return []
-    known = sorted((score, step) for step, score in scores.items() if score is not None and score == score)
+    known = sorted((score, step) for step, score in scores.items() if score is not None and not math.isnan(score))
     kept = {max(scores), *(step for _, step in known[:keep_best]), *protected}
     removable = [step for step in sorted(scores) if step not in kept]
     return removable[: len(scores) - limit]
@@ -184,8 +185,3 @@ def disk_full(folder: Path, error: BaseException) -> JobFaultError:
         f"There is no room for what the run wants to write in {folder} ({free:.1f} GB free): {error}",
         "Free some space or lower output.save_total_limit, then resume the run.",
     )
-
-
-def size_on_disk(path: Path) -> int:
-    """The bytes of a checkpoint, manifest included."""
-    return size_of(path)

@@ -1,0 +1,254 @@
+"""Layer 1 of training: one run from a configuration to a published model. Runs in the training process.
+
+`TrainerEngine.run_job` reads top to bottom: load, train, publish. It never knows which profile or model it has; what is
+told on the way goes into the event file, and callbacks stay cheap, since each costs every step.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+from monitoring.attempt import JobFaultError, JobPausedError
+from monitoring.events import EventWriter, JobSpec, Wish
+from training import checkpoints
+from training.callbacks.checkpoints import CheckpointKeeper
+from training.callbacks.plugins import load_callbacks
+from training.callbacks.progress import PhaseTeller, ProgressTeller
+from training.callbacks.safety import Safety
+from training.callbacks.samples import Samples
+from training.callbacks.schedule import Schedule
+from training.config.schema import TrainerConfig
+from training.data.collator import PackingCollator, PaddingCollator
+from training.data.encoding import Encoder
+from training.data.loading import Split, load_split
+from training.fetch.inspect import ModelFacts
+from training.models import Start, load_model, load_tokenizer
+from training.precision import choose_precision
+from training.profiles.base import BrokenProfileError, Profile, UnknownProfileError, load_profile
+from training.publishing import Origin, publish_model
+from training.state import RunState
+from training.trainer import JobTrainer, is_out_of_memory, out_of_memory, training_arguments
+from training.wishes import Wishes
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run has come to. `seconds`, `tokens` and `examples` are sums over all attempts."""
+
+    steps: int
+    epoch: float
+    run: RunState
+    stopped: bool
+    ended_early: bool
+    skipped_examples: int
+    model: ModelFacts
+
+    def to_values(self) -> dict[str, Any]:
+        """The values of the `result` event."""
+        return {
+            "steps": self.steps,
+            "epoch": round(self.epoch, 6),
+            "loss": self.run.to_json()["loss"],
+            "eval_loss": self.run.to_json()["eval_loss"],
+            "best_step": self.run.best_step,
+            "stopped": self.stopped,
+            "ended_early": self.ended_early,
+            "seconds": round(self.run.seconds, 3),
+            "tokens": self.run.tokens,
+            "examples": self.run.examples,
+            "skipped_examples": self.skipped_examples,
+            "model": dict(self.model),
+        }
+
+
+class TrainerEngine:
+    """Runs one attempt of one training job. `resume` is a verified checkpoint of this run, or None."""
+
+    def __init__(self, spec: JobSpec, events: EventWriter, wishes: Wishes, resume: Path | None = None) -> None:
+        self._spec = spec
+        self._events = events
+        self._wishes = wishes
+        self._resume = resume
+        self._phases = PhaseTeller(events)
+        self._began_seconds = time.monotonic()
+
+    def run_job(self, config: TrainerConfig, callbacks: Sequence[TrainerCallback] = ()) -> TrainingResult:
+        """Trains and publishes. Raises JobFaultError with a code, and JobPausedError after a checkpoint."""
+        transformers_logging.disable_progress_bar()
+        run = self._run_state()
+        seconds_before = run.seconds
+        profile = _profile(config)
+        origin = Origin(self._spec, config, profile, self._start())
+        tokenizer = load_tokenizer(origin.start, profile, self._events.log)
+        encoder = Encoder(tokenizer, config.hyperparams.max_length)
+        split = self._load_data(config, profile, encoder)
+        self._heed_pause()
+        try:
+            trainer, schedule, safety = self._trainer(config, origin, tokenizer, split, run=run, extra=callbacks)
+            self._heed_pause()
+            trainer.train(resume_from_checkpoint=str(self._resume) if self._resume else None)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(error) from error
+            raise
+        run.seconds = seconds_before + time.monotonic() - self._began_seconds
+        if safety.carried_out is Wish.PAUSE:
+            raise JobPausedError
+        self._phases.enter("stopping")
+        self._take_best(trainer, config, run)
+        self._tell_skipped(split, encoder)
+        facts = publish_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, origin)
+        return TrainingResult(
+            steps=trainer.state.global_step,
+            epoch=trainer.state.epoch or 0.0,
+            run=run,
+            stopped=safety.carried_out is Wish.STOP,
+            ended_early=schedule.ended_early,
+            skipped_examples=split.skipped(),
+            model=facts,
+        )
+
+    # --- Before the first step ---
+
+    def _run_state(self) -> RunState:
+        return RunState.from_json(checkpoints.read_manifest(self._resume).run) if self._resume else RunState()
+
+    def _start(self) -> Start:
+        """The folders of the model to start from. Raises JobFaultError `model_missing`."""
+        model, base = self._spec.inputs.model, self._spec.inputs.base
+        if model is None or not Path(model.path).is_dir():
+            where = model.path if model else "the job's inputs"
+            raise JobFaultError("model_missing", f"There is no model at {where}.", "Choose one that is on the host.")
+        if not (Path(model.path) / "adapter_config.json").is_file():
+            return Start(Path(model.path))
+        if base is None:
+            raise JobFaultError(
+                "model_missing",
+                f"{model.id} is an adapter and the job names no base.",
+                "Register its base first.",
+            )
+        return Start(Path(base.path), Path(model.path))
+
+    def _load_data(self, config: TrainerConfig, profile: Profile, encoder: Encoder) -> Split:
+        dataset = self._spec.inputs.dataset
+        if dataset is None:
+            raise JobFaultError("dataset_missing", "The job names no dataset.", "Choose a dataset for the run.")
+        eval_folder = _eval_folder(config.data.eval_dataset, Path(dataset.path))
+        split = load_split(Path(dataset.path), config, profile, encoder, eval_folder=eval_folder)
+        held = len(split.evaluation) if split.evaluation is not None else 0
+        self._events.log(
+            f"{len(split.train)} examples to train on, {held} to evaluate on"
+            + (f"; {split.skipped()} rows are left out so far." if split.skipped() else ".")
+        )
+        return split
+
+    def _trainer(
+        self, config: TrainerConfig, origin: Origin, tokenizer: Any, split: Split, *, run: RunState,
+        extra: Sequence[TrainerCallback],
+    ) -> tuple[JobTrainer, Schedule, Safety]:  # fmt: skip
+        precision = choose_precision(config)
+        self._events.log(f"The run computes in {precision.mode}: {precision.reason}.")
+        model = load_model(origin.start, config)
+        self._events.log(_size(model))
+        held = split.evaluation
+        progress = ProgressTeller(self._events, self._phases, run, config.monitoring.update_interval_seconds)
+        output_dir = Path(config.output.output_dir or self._spec.output_dir)
+        keeper = CheckpointKeeper(
+            output_dir, config=config, events=self._events, run=run, phases=self._phases, progress=progress
+        )
+        if self._resume:
+            keeper.last_step = checkpoints.read_manifest(self._resume).step
+        schedule = Schedule(config, run, evaluates=held is not None)
+        safety = Safety(self._wishes, self._phases, len(held) if held is not None else 0)
+        samples = Samples(config, origin.profile, tokenizer, self._events)
+        trainer = JobTrainer(
+            settings=config,
+            save=keeper.save,
+            say=lambda text: self._events.log(text, "warning"),
+            callbacks=[progress, schedule, samples, *load_callbacks(), *extra, safety],
+            model=model,
+            args=training_arguments(config, precision, str(output_dir)),
+            data_collator=_collator(config, tokenizer),
+            train_dataset=split.train,
+            eval_dataset=held,
+            processing_class=tokenizer,
+        )
+        progress.trainer = trainer
+        return trainer, schedule, safety
+
+    def _heed_pause(self) -> None:
+        """Before the first step there is nothing to save: what is there already is where the next attempt begins."""
+        if self._wishes.told is Wish.PAUSE:
+            raise JobPausedError
+
+    # --- After the last step ---
+
+    def _take_best(self, trainer: JobTrainer, config: TrainerConfig, run: RunState) -> None:
+        """With early stopping the best state is published, otherwise the last."""
+        if not config.hyperparams.early_stopping_patience or run.best_step in (None, trainer.state.global_step):
+            return
+        output_dir = Path(config.output.output_dir or self._spec.output_dir)
+        best = checkpoints.path_of(output_dir / checkpoints.FOLDER, run.best_step or 0)
+        if best.is_dir():
+            checkpoints.verify(best)
+            trainer.load_weights(str(best))
+            self._events.log(f"The model is that of step {run.best_step}, the best by its evaluation.")
+
+    def _tell_skipped(self, split: Split, encoder: Encoder) -> None:
+        if split.skipped():
+            self._events.log(
+                f"{split.skipped()} rows were not trained on: nothing to learn, outside the limits, or doubles.",
+                "warning",
+            )
+        if encoder.unplaced_turns:
+            self._events.log(
+                f"{encoder.unplaced_turns} answers were not found in their rendered conversation and were only read.",
+                "warning",
+            )
+
+
+def _profile(config: TrainerConfig) -> Profile:
+    asked = config.profile
+    try:
+        profile = load_profile(asked.name, system_prompt=asked.system_prompt, options=asked.options)
+    except (UnknownProfileError, BrokenProfileError) as error:
+        raise JobFaultError("config_invalid", str(error), "Choose another profile, or mend its options.") from error
+    if asked.version and asked.version != profile.version:
+        raise JobFaultError(
+            "config_invalid",
+            f"profile.version is {asked.version}, but {profile.version} of {profile.name} is installed.",
+            "Leave profile.version empty, or install that version.",
+        )
+    return profile
+
+
+def _eval_folder(eval_dataset: str, train_folder: Path) -> Path | None:
+    """Where the evaluation set is: a path, or the name of a folder beside the training set's."""
+    if not eval_dataset:
+        return None
+    folder = train_folder.parent / eval_dataset  # an absolute path stays itself
+    if not folder.exists():
+        raise JobFaultError(
+            "dataset_missing",
+            f"The evaluation set is not at {folder}.",
+            "Choose another, or leave it empty.",
+        )
+    return folder
+
+
+def _collator(config: TrainerConfig, tokenizer: Any) -> PaddingCollator | PackingCollator:
+    if config.data.packing:
+        return PackingCollator()
+    return PaddingCollator(tokenizer.pad_token_id, multiple=8 if torch.cuda.is_available() else 1)
+
+
+def _size(model: Any) -> str:
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    whole = sum(weight.numel() for weight in model.parameters())
+    return f"{trained:,} of {whole:,} weights are trained."

@@ -1,0 +1,101 @@
+"""The verb `train`: the thin edge between a job's spec and the engine. Runs as one job process.
+
+Torch is imported only after the process has said that it is there, has read its configuration and has found the
+checkpoint it goes on from: what is wrong with these is told within a tenth of a second.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from monitoring.attempt import JobFaultError, run_attempt
+from monitoring.events import CheckpointGone, EventWriter, JobSpec, Phase, Resumed
+from training import checkpoints
+from training.config.loader import ConfigError, parse_config
+from training.config.schema import TrainerConfig
+from training.wishes import Wishes
+
+
+def main(spec_path: Path) -> int:
+    """Runs the attempt that `spec_path` describes; returns the exit code of the process."""
+    wishes = Wishes()
+
+    def work(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]:
+        return train(spec, events, wishes)
+
+    with wishes.listening():
+        return run_attempt(spec_path, work)
+
+
+def train(spec: JobSpec, events: EventWriter, wishes: Wishes) -> dict[str, Any]:
+    """Trains as the spec says; returns the values of the `result` event."""
+    config = _config(spec)
+    folder = Path(config.output.output_dir or spec.output_dir) / checkpoints.FOLDER
+    resume = find_resume(spec, folder, events)
+    events.emit(Phase(name="launching"))
+    prepare_process(spec, config)
+
+    from training.engine import TrainerEngine
+
+    return TrainerEngine(spec, events, wishes, resume).run_job(config).to_values()
+
+
+def _config(spec: JobSpec) -> TrainerConfig:
+    try:
+        return parse_config(spec.config)
+    except ConfigError as error:
+        allowed = "; ".join(f"{fault.path}: {fault.allowed}" for fault in error.faults if fault.allowed)
+        raise JobFaultError("config_invalid", str(error), f"Allowed: {allowed}.") from error
+
+
+def find_resume(spec: JobSpec, folder: Path, events: EventWriter) -> Path | None:
+    """The checkpoint to go on from, verified; tells of it first of all. None: the run starts at the beginning.
+
+    A named one is taken, or, when it is damaged, the last whole one of the run before it. Without a name a second
+    attempt takes the last whole one. Checkpoints beyond it belong to a course that is given up, and are removed.
+    Raises DamagedCheckpointError.
+    """
+    checkpoints.clear_leftovers(folder)
+    named = spec.inputs.resume_from
+    if named is None and spec.attempt <= 1:
+        return None
+    path = _whole(Path(named.path), folder, events) if named is not None else checkpoints.latest(folder)
+    step = checkpoints.read_manifest(path).step if path is not None else 0
+    events.emit(Resumed(step=step))
+    for later in [held for held in checkpoints.steps(folder) if held > step]:
+        checkpoints.remove(checkpoints.path_of(folder, later))
+        events.emit(CheckpointGone(step=later))
+    return path
+
+
+def _whole(named: Path, folder: Path, events: EventWriter) -> Path:
+    try:
+        checkpoints.verify(named)
+        return named
+    except checkpoints.DamagedCheckpointError as damage:
+        before = checkpoints.latest(folder)
+        if before is None:
+            raise
+        events.log(f"{damage.message} The run goes on from {before.name} instead.", "warning")
+        return before
+
+
+def prepare_process(spec: JobSpec, config: TrainerConfig) -> None:
+    """Sets what must be set before torch is imported: GPUs, threads, niceness, and that nothing is fetched."""
+    if spec.gpus:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", ",".join(spec.gpus))
+    os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if config.environment.cpu_threads:
+        os.environ["OMP_NUM_THREADS"] = str(config.environment.cpu_threads)
+    if config.environment.distributed != "none" and "WORLD_SIZE" not in os.environ:
+        raise JobFaultError(
+            "config_invalid",
+            f"environment.distributed is {config.environment.distributed}, but torchrun did not start this process.",
+            "Set it to none for one process.",
+        )
+    missing = config.environment.nice - os.nice(0)
+    if missing > 0:
+        os.nice(missing)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]

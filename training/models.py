@@ -1,0 +1,166 @@
+"""Loads the model and the tokenizer that a run starts from. Runs in the training process.
+
+Local folders, safetensors and built-in architectures alone: nothing is fetched, no pickle is opened, no code of a
+model's own is run.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+
+from monitoring.attempt import JobFaultError
+from training.config.schema import TrainerConfig
+from training.data.encoding import CHATML_TEMPLATE
+from training.precision import frozen_dtype
+from training.profiles.base import Profile
+
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+CHATML_END = "<|im_end|>"
+_FETCH_AGAIN = "Look at the model's page: fetch or register it again if its files are gone."
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts: the folder of a whole model, and of an adapter on it where one is continued."""
+
+    base: Path
+    adapter: Path | None = None
+
+
+def load_tokenizer(start: Start, profile: Profile, say: Say) -> Any:
+    """The fast tokenizer, with a chat template and a padding token in any case.
+
+    Raises JobFaultError `tokenizer_missing`.
+    """
+    folder = start.adapter if start.adapter and (start.adapter / "tokenizer.json").is_file() else start.base
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise JobFaultError("tokenizer_missing", f"{folder} has no usable tokenizer: {error}", _FETCH_AGAIN) from error
+    if not tokenizer.is_fast:
+        raise JobFaultError(
+            "tokenizer_missing",
+            f"The tokenizer in {folder} has no tokenizer.json, so it is not known where its tokens begin.",
+            "Convert it with transformers (save_pretrained of the fast tokenizer) and register the model again.",
+        )
+    if profile.chat_template is not None:
+        tokenizer.chat_template = profile.chat_template
+        say(f"The chat template is the one of the profile {profile.name}.")
+    elif not tokenizer.chat_template:
+        _take_chatml(tokenizer, say)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _take_chatml(tokenizer: Any, say: Say) -> None:
+    """Gives a tokenizer without a template ChatML; an answer ends with a token that the tokenizer has."""
+    if CHATML_END in tokenizer.get_vocab():
+        tokenizer.chat_template = CHATML_TEMPLATE
+        tokenizer.eos_token = CHATML_END
+    else:
+        tokenizer.chat_template = CHATML_TEMPLATE.replace(f"'{CHATML_END}\\n'", "eos_token + '\\n'")
+    say("The model has no chat template, so it is trained with ChatML; the finished model has that template.")
+
+
+def load_model(start: Start, config: TrainerConfig) -> Any:
+    """The model to train: every weight in fp32, or a base with a LoRA adapter on it.
+
+    Raises JobFaultError: `model_missing`, `config_invalid`.
+    """
+    set_seed(config.hyperparams.seed)
+    model = load_base(start.base, config)
+    if config.model.method == "full":
+        return PeftModel.from_pretrained(model, start.adapter).merge_and_unload() if start.adapter else model
+    if config.model.gradient_checkpointing:
+        model.enable_input_require_grads()
+    if start.adapter is not None:
+        return PeftModel.from_pretrained(model, start.adapter, is_trainable=True)
+    try:
+        return get_peft_model(model, lora_config(config))
+    except ValueError as error:
+        raise JobFaultError(
+            "config_invalid",
+            f"model.lora_target_modules {config.model.lora_target_modules!r} fits no layer of the model: {error}",
+            "Set it to all-linear, or name layers of this model.",
+        ) from error
+
+
+def load_base(folder: Path, config: TrainerConfig) -> Any:
+    """The whole model of a folder, on the processor or, when quantized or spread, on GPUs."""
+    if not (folder / "config.json").is_file():
+        raise JobFaultError("model_missing", f"There is no config.json in {folder}.", _FETCH_AGAIN)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=_dtype(folder, config),
+            attn_implementation=config.model.attn_implementation,
+            use_safetensors=True,
+            **_placement(config),
+            **LOCAL,
+        )
+    except (OSError, KeyError) as error:
+        raise JobFaultError("model_missing", f"The model in {folder} can't be loaded: {error}", _FETCH_AGAIN) from error
+    except (ValueError, ImportError) as error:
+        raise JobFaultError(
+            "config_invalid",
+            f"The model in {folder} can't be loaded as the settings of `model` ask: {error}",
+            "Set model.attn_implementation to sdpa and model.dtype to auto; 8 and 4 bits need the extra `quant`.",
+        ) from error
+
+
+def dtype_on_disk(folder: Path) -> torch.dtype:
+    """The number format that a model's configuration names; fp32 where it names none."""
+    dtype = AutoConfig.from_pretrained(folder, **LOCAL).get_text_config().dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+
+
+def lora_config(config: TrainerConfig) -> LoraConfig:
+    """The adapter that the settings describe."""
+    targets = config.model.lora_target_modules.strip()
+    names = [name.strip() for name in targets.split(",") if name.strip()]
+    return LoraConfig(
+        r=config.model.lora_r,
+        lora_alpha=config.model.lora_alpha,
+        lora_dropout=config.model.lora_dropout,
+        target_modules=targets if targets == "all-linear" else names,
+        task_type="CAUSAL_LM",
+    )
+
+
+def is_quantized(config: TrainerConfig) -> bool:
+    """Whether the base is held in 8 or 4 bits."""
+    return config.model.load_in_8bit or config.model.load_in_4bit
+
+
+def _dtype(folder: Path, config: TrainerConfig) -> torch.dtype:
+    if config.model.method == "full":
+        return torch.float32
+    return frozen_dtype(config, dtype_on_disk(folder))
+
+
+def _placement(config: TrainerConfig) -> dict[str, Any]:
+    """Quantized weights and models over several GPUs are placed while loading; all others by the trainer."""
+    if is_quantized(config):
+        if not torch.cuda.is_available():
+            raise JobFaultError(
+                "config_invalid",
+                "model.load_in_8bit and load_in_4bit need a GPU, and this host gave the run none.",
+                "Turn them off, or place the run on a host with a GPU.",
+            )
+        quantization = BitsAndBytesConfig(
+            load_in_8bit=config.model.load_in_8bit,
+            load_in_4bit=config.model.load_in_4bit,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16,
+        )
+        return {"quantization_config": quantization, "device_map": config.model.device_map}
+    if torch.cuda.device_count() > 1 and config.environment.distributed == "none":
+        return {"device_map": config.model.device_map}
+    return {}

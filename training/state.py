@@ -1,0 +1,48 @@
+"""What a run knows about itself beyond the trainer's own state; it goes into each checkpoint's manifest and back.
+
+Runs in the training process.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+@dataclass
+class RunState:
+    """Counts over all attempts. `loss` and `eval_loss` are the last figures, `eval_step` the step of the latter."""
+
+    tokens: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    eval_loss: float | None = None
+    eval_step: int | None = None
+    best_eval_loss: float | None = None
+    best_step: int | None = None
+    evaluations_without_gain: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The state as plain JSON values; a figure that is no number is left out."""
+        values = dataclasses.asdict(self)
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """Reads a state back; names it doesn't know are ignored."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: item for name, item in value.items() if name in names})
+
+    def evaluated(self, step: int, loss: float, threshold: float) -> bool:
+        """Notes an evaluation; says whether it is better than the best so far by more than `threshold`."""
+        self.eval_loss, self.eval_step = loss, step
+        better = self.best_eval_loss is None or loss < self.best_eval_loss - threshold
+        if better and not math.isnan(loss):
+            self.best_eval_loss, self.best_step, self.evaluations_without_gain = loss, step, 0
+            return True
+        self.evaluations_without_gain += 1
+        return False
