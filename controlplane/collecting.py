@@ -4,7 +4,6 @@ Collecting compresses each file, which takes seconds; looking whether it must be
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,5 +40,5 @@ def _sources() -> Iterator[str]:
     for finder in get_finders():
         for name, storage in finder.list(["CVS", ".*", "*~"]):
             path = storage.path(name)
-            facts = os.stat(path)
+            facts = Path(path).stat()
             yield f"{path} {facts.st_size} {facts.st_mtime_ns}\n"

@@ -30,6 +30,7 @@ MIN_FREE_BYTES = 1 << 30
 
 class Command(BaseCommand):
     help = "Brings this installation up to date: tables, first admin, first model, static files, agent."
+    requires_system_checks: list[str] = []  # they import all pages; `serve`, which comes next, makes them
 
     def add_arguments(self, parser: CommandParser) -> None:
         """`--host` and `--port` of the server that is to start; `--no-starter`."""

@@ -1,0 +1,47 @@
+"""`manage.py stop_all`: ends web server, jobs (with their checkpoints) and agent. Run by `bin/up --stop-all`.
+
+In this order: a web server that misses its agent would start it again. Jobs whose agent was killed are found by a new
+one.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from controlplane.fleet.local import ensure_agent
+from controlplane.fleet.protocol import HostUnreachableError
+from controlplane.sole import end_web_process
+
+
+class Command(BaseCommand):
+    help = "Ends web server, jobs (with checkpoints; they go on at the next start) and agent."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """`--deadline`."""
+        parser.add_argument(
+            "--deadline", type=float, default=300.0, help="seconds that jobs have for their checkpoints"
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Says what it ended; fails where something still runs."""
+        home = Path(settings.HOME)
+        try:
+            pid = end_web_process(home)
+        except TimeoutError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(f"The web server ({pid}) has ended." if pid else "No web server ran.")
+        try:
+            ensure_agent(home)
+        except HostUnreachableError as error:
+            raise CommandError(f"Jobs can't be ended: {error}") from error
+        self.stdout.write("Jobs end with their checkpoints …")
+        self.stdout.flush()
+        command = [sys.executable, "-m", "monitoring", "stop", "--home", str(home), "--jobs"]
+        ended = subprocess.run([*command, "--deadline", str(options["deadline"])], check=False)
+        if ended.returncode != 0:
+            raise CommandError("Not everything has ended.")
