@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from django.conf import settings as django_settings
-from django.db.models import QuerySet
 
 from controlplane.errors import NotFoundError
 from controlplane.models import Deployment, Gpu, Host, Job
@@ -51,11 +50,12 @@ def health() -> dict[str, Any]:
 
 def _gpu_summary() -> dict[str, Any]:
     """All GPUs as one. Reserved memory is torch's own notion, which no agent can see."""
-    gpus = [gpu for gpu in _gpus(None, None) if gpu.host.is_online]
-    used = [gpu.reading.get("memory_used_bytes") for gpu in gpus]
+    present = [gpu for gpu in gpus() if gpu.host.is_online]
+    used = [gpu.reading.get("memory_used_bytes") for gpu in present]
     known = [value for value in used if value is not None]
     return {
-        "available": bool(gpus), "device_count": len(gpus), "device_name": gpus[0].name if gpus else None,
+        "available": bool(present), "device_count": len(present),
+        "device_name": present[0].name if present else None,
         "memory_allocated_gb": _gib(sum(known)) if known else None, "memory_reserved_gb": None,
     }  # fmt: skip
 
@@ -90,7 +90,7 @@ def versions() -> dict[str, Any]:
     return {
         "version": _installed("pilothouse"), "api_version": API_VERSION, "python_version": platform.python_version(),
         "torch_version": _installed("torch"), "transformers_version": _installed("transformers"),
-        "cuda_available": bool(cuda) and Gpu.objects.exists(), "cuda_version": cuda,
+        "cuda_available": bool(cuda) and bool(gpus()), "cuda_version": cuda,
     }  # fmt: skip
 
 
@@ -101,11 +101,14 @@ def _host(name: str) -> Host:
     return host
 
 
-def _gpus(host: str | None, index: int | None) -> "QuerySet[Gpu]":
+def gpus(host: str | None = None, index: int | None = None) -> list[Gpu]:
+    """The GPUs that their hosts named last, by host and index. Raises NotFoundError for an unknown host."""
     rows = Gpu.objects.select_related("host").order_by("host__name", "index")
     if host is not None:
         rows = rows.filter(host=_host(host))
-    return rows if index is None else rows.filter(index=index)
+    if index is not None:
+        rows = rows.filter(index=index)
+    return [row for row in rows if any(row.uuid == seen["uuid"] for seen in row.host.reading.get("gpus", []))]
 
 
 def gpu(host: str | None = None, index: int | None = None) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def gpu(host: str | None = None, index: int | None = None) -> dict[str, Any]:
 
     Raises NotFoundError for a host or an index that was named and isn't there.
     """
-    rows = list(_gpus(host, index))
+    rows = gpus(host, index)
     if not rows and index is not None:
         raise NotFoundError(f"There is no GPU {index}. GET /api/gpu lists them.")
     figures = [_gpu_figures(row) for row in rows]

@@ -1,6 +1,6 @@
 """Language models: registered, fetched, listed, deleted. Runs in the web process.
 
-A model is known by its name, which is the API's `id` and may hold slashes. Its files are brought by a `fetch` job, which
+A model is known by its name, which is the API's `id` and may hold slashes. Its files are brought by a `fetch` job that
 checks them; only then is it `ready`.
 """
 
@@ -27,8 +27,8 @@ from controlplane.services.access import audit
 
 STARTER = "smollm2-135m-instruct"
 SOURCES = {
-    "hub": "hub", "hf": "hub", "huggingface": "hub", "directory": "directory", "local": "directory", "path": "directory",
-    "smollm2": "smollm2",
+    "hub": "hub", "hf": "hub", "huggingface": "hub", "directory": "directory", "local": "directory",
+    "path": "directory", "smollm2": "smollm2",
 }  # fmt: skip
 """What a client may call a source, and what the fetch job calls it."""
 
@@ -42,7 +42,8 @@ REVISION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,127})?")
 # --- Looking ----------------------------------------------------------------------------------------------------------
 
 
-def _rows() -> "QuerySet[LanguageModel]":
+def _rows() -> "QuerySet[Any, Any]":
+    """Models with `serves`: whether they are the active one."""
     active = Deployment.objects.filter(model=OuterRef("pk"), is_active=True)
     return LanguageModel.objects.select_related("base", "job").annotate(serves=Exists(active))
 
@@ -59,7 +60,7 @@ def list_ready() -> list[LanguageModel]:
 
 def get(name: str) -> LanguageModel:
     """The model called `name`. Raises NotFoundError."""
-    model = _rows().filter(name=name).first()
+    model: LanguageModel | None = _rows().filter(name=name).first()
     if model is None:
         raise NotFoundError(f"There is no model {name!r}. GET /api/models lists them.")
     return model
@@ -67,7 +68,8 @@ def get(name: str) -> LanguageModel:
 
 def active() -> LanguageModel | None:
     """The model that answers when nobody names one, or None."""
-    return _rows().filter(serves=True).first()
+    model: LanguageModel | None = _rows().filter(serves=True).first()
+    return model
 
 
 def facts(model: LanguageModel) -> dict[str, Any]:
@@ -91,12 +93,12 @@ def facts(model: LanguageModel) -> dict[str, Any]:
 
 
 def check_name(name: str) -> str:
-    """The name. Raises InvalidInputError unless it is made of letters, digits and . _ - / and could not be a path trick."""
+    """The name. Raises InvalidInputError unless it has letters, digits and . _ - / alone, and is no trick of paths."""
     parts = name.split("/")
     if not NAME.fullmatch(name) or ".." in name or "" in parts or "." in parts or name in RESERVED:
         raise InvalidInputError(
-            "A model's id has up to 200 letters, digits, '.', '_', '-' and '/', starts with a letter or digit, holds no "
-            f"'..' and is none of {', '.join(sorted(RESERVED))}.",
+            "A model's id has up to 200 letters, digits, '.', '_', '-' and '/', starts with a letter or digit, holds "
+            f"no '..' and is none of {', '.join(sorted(RESERVED))}.",
             (FieldFault("id", "up to 200 letters, digits, '.', '_', '-', '/'"),),
         )
     return name
@@ -215,7 +217,7 @@ def ensure_starter(actor: Actor) -> LanguageModel | None:
 
 
 def fetched(uuid: str, values: dict[str, Any]) -> None:
-    """Stores what was found out about the files (`training.fetch.inspect.ModelFacts`). Inside the ingest transaction."""
+    """Stores what the job found out (`training.fetch.inspect.ModelFacts`). Inside the ingest transaction."""
     model = LanguageModel.objects.select_related("base").filter(pk=UUID(uuid)).first()
     if model is None:  # deleted meanwhile
         return

@@ -17,7 +17,7 @@ from controlplane.fleet.registry import carrier
 from controlplane.live.announce import publish
 from controlplane.models import Gpu
 from controlplane.models.access import Actor, Role
-from controlplane.services import settings
+from controlplane.services import health, settings
 from controlplane.services.access import audit
 
 
@@ -88,8 +88,8 @@ def _range(gpu: Gpu) -> tuple[float | None, float | None]:
 
 
 def overview(host: str | None = None, gpu: int | None = None) -> dict[str, Any]:
-    """What GET /api/settings/power_profile answers. `profiles` has the first GPU's watts, each entry of `gpus` its own."""
-    rows = _gpus(host, gpu)
+    """What GET /api/settings/power_profile answers. `profiles` has the first GPU's watts, each of `gpus` its own."""
+    rows = health.gpus(host, gpu)
     asked = {row.power_profile for row in rows}
     first = profiles(rows[0]) if rows else dict.fromkeys(PROFILES)
     # A profile sets the power limit alone; how many jobs run at once is a setting of its own.
@@ -121,15 +121,6 @@ def gpu_facts(gpu: Gpu) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _gpus(host: str | None, index: int | None) -> list[Gpu]:
-    rows = Gpu.objects.select_related("host").order_by("host__name", "index")
-    if host is not None:
-        rows = rows.filter(host__name=host)
-    if index is not None:
-        rows = rows.filter(index=index)
-    return list(rows)
-
-
 # --- Setting them -----------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +139,7 @@ def request(
             f"There is no power profile {profile!r}: choose quiet, normal or max.",
             (FieldFault("profile", "quiet, normal or max"),),
         )
-    rows = _gpus(host, gpu)
+    rows = health.gpus(host, gpu)
     if not rows:
         raise _nobody(host, gpu)
     if strict:

@@ -1,0 +1,138 @@
+"""Keys, hosts, settings, deployments, the audit log. Runs in the web process."""
+
+from typing import Annotated, Any
+
+from ninja import Router, Status
+from ninja.params.functions import Query
+
+from controlplane.api.keys import ActorRequest
+from controlplane.api.schemas.administration import (
+    AuditLog,
+    CreateKey,
+    Deployment,
+    DeploymentList,
+    Host,
+    HostList,
+    Key,
+    KeyList,
+    NewKey,
+    PutSetting,
+    Setting,
+    SettingList,
+)
+from controlplane.errors import NotFoundError
+from controlplane.models import ApiKey, AuditLine
+from controlplane.models import Host as HostRow
+from controlplane.models.access import Role
+from controlplane.services import access, deployments, hosts, settings
+
+router = Router(tags=["Administration"])
+
+
+# --- Keys -------------------------------------------------------------------------------------------------------------
+
+
+@router.get("/keys", response=KeyList)
+def list_keys(request: ActorRequest) -> dict[str, Any]:
+    """All keys, newest first (admin)."""
+    request.actor.require(Role.ADMIN)
+    return {"keys": list(ApiKey.objects.order_by("-id"))}
+
+
+@router.post("/keys", response={201: NewKey})
+def create_key(request: ActorRequest, payload: CreateKey) -> Status[dict[str, Any]]:
+    """Makes a key (admin). Its text is in this answer and nowhere else."""
+    key, plain = access.create_key(request.actor, payload.name, payload.role, payload.expires_at)
+    return Status(201, {**Key.from_orm(key).dict(), "key": plain})
+
+
+@router.delete("/keys/{int:key_id}", response={204: None})
+def revoke_key(request: ActorRequest, key_id: int) -> Status[None]:
+    """Makes a key useless at once (admin)."""
+    access.revoke_key(request.actor, key_id)
+    return Status(204, None)
+
+
+# --- Hosts ------------------------------------------------------------------------------------------------------------
+
+
+def _host(row: HostRow) -> dict[str, Any]:
+    return {
+        "name": row.name, "carrier": row.carrier, "online": row.is_online, "last_seen_at": row.last_seen_at,
+        "fault": row.fault, "facts": row.facts, "reading": row.reading,
+    }  # fmt: skip
+
+
+@router.get("/hosts", response=HostList)
+def list_hosts(request: ActorRequest) -> dict[str, Any]:
+    """All hosts with what their agents reported last."""
+    return {"hosts": [_host(row) for row in hosts.list_hosts()]}
+
+
+@router.get("/hosts/{name}", response=Host)
+def get_host(request: ActorRequest, name: str) -> dict[str, Any]:
+    """One host."""
+    return _host(hosts.get(name))
+
+
+# --- Settings ---------------------------------------------------------------------------------------------------------
+
+
+def _setting(key: str) -> dict[str, Any]:
+    definition = settings.DEFAULTS.get(key)
+    if definition is None:
+        raise NotFoundError(f"There is no setting {key!r}. GET /api/settings lists them.")
+    return {
+        "key": key, "value": settings.get(key), "default": definition.default, "description": definition.description,
+        "unit": definition.unit, "minimum": definition.minimum, "maximum": definition.maximum,
+    }  # fmt: skip
+
+
+@router.get("/settings", response=SettingList)
+def list_settings(request: ActorRequest) -> dict[str, Any]:
+    """All settings with defaults and bounds (admin)."""
+    request.actor.require(Role.ADMIN)
+    return {"settings": [_setting(key) for key in settings.DEFAULTS]}
+
+
+@router.put("/settings/{key}", response=Setting)
+def put_setting(request: ActorRequest, key: str, payload: PutSetting) -> dict[str, Any]:
+    """Changes a setting (admin)."""
+    settings.put(request.actor, key, payload.value)
+    return _setting(key)
+
+
+# --- Deployments ------------------------------------------------------------------------------------------------------
+
+
+@router.get("/deployments", response=DeploymentList)
+def list_deployments(request: ActorRequest, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
+    """Engines, newest first."""
+    return {"deployments": [deployments.facts(row) for row in deployments.list_deployments(limit)]}
+
+
+@router.get("/deployments/{int:deployment_id}", response=Deployment)
+def get_deployment(request: ActorRequest, deployment_id: int) -> dict[str, Any]:
+    """One engine."""
+    return deployments.facts(deployments.get(deployment_id))
+
+
+@router.post("/deployments/{int:deployment_id}/stop", response=Deployment)
+def stop_deployment(request: ActorRequest, deployment_id: int) -> dict[str, Any]:
+    """Lets requests in flight end, then ends the engine (admin)."""
+    return deployments.facts(deployments.stop(request.actor, deployment_id))
+
+
+# --- The audit log ----------------------------------------------------------------------------------------------------
+
+
+@router.get("/audit", response=AuditLog)
+def list_audit(
+    request: ActorRequest, limit: Annotated[int, Query(ge=1, le=1000)] = 100, before_id: int | None = None
+) -> dict[str, Any]:
+    """Who did what, newest first (admin)."""
+    request.actor.require(Role.ADMIN)
+    rows = AuditLine.objects.order_by("-id")
+    if before_id is not None:
+        rows = rows.filter(pk__lt=before_id)
+    return {"lines": list(rows[:limit])}

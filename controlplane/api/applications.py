@@ -1,0 +1,86 @@
+"""The two APIs: the product's own under /api, and OpenAI's surface, whose errors have another shape. Web process."""
+
+from typing import Any
+
+from ninja import NinjaAPI, Router
+
+from controlplane.api import administration, datasets, health, jobs, models, openai, power, runs, uploads
+from controlplane.api.errors import install, nothing_here, openai_answer, rest_answer
+from controlplane.api.keys import KEYS
+from controlplane.services.health import API_VERSION
+from training.config.loader import schema as trainer_schema
+
+DESCRIPTION = (
+    "Everything that the pages do, for scripts. Send a key as `X-API-Key: KEY` or `Authorization: Bearer KEY`. "
+    "Errors are `{detail}` with a sentence, under /v1 in OpenAI's form."
+)
+ALL_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+
+def build_rest() -> NinjaAPI:
+    """The API under /api."""
+    api = NinjaAPI(
+        title="Pilothouse", version=API_VERSION, description=DESCRIPTION, auth=KEYS, urls_namespace="api",
+        docs_url=None, openapi_url="",
+    )  # fmt: skip
+    for noun in (health, models, jobs, power, uploads, datasets, runs, administration):
+        api.add_router("", noun.router)
+    api.add_router("", _rest_of_the_addresses())
+    install(api, rest_answer)
+    return api
+
+
+def build_openai(namespace: str, router: Router) -> NinjaAPI:
+    """The OpenAI surface; one for each place where it is mounted."""
+    api = NinjaAPI(
+        title="Pilothouse, OpenAI surface", version=API_VERSION, auth=KEYS, urls_namespace=namespace, docs_url=None,
+        openapi_url="",
+    )  # fmt: skip
+    api.add_router("", router)
+    api.add_router("", _rest_of_the_addresses())
+    install(api, openai_answer)
+    return api
+
+
+def _rest_of_the_addresses() -> Router:
+    """What no other call answers: a 404 in the API's own shape instead of a page."""
+    router = Router()
+    router.api_operation(ALL_METHODS, "/{path:rest}", include_in_schema=False)(nothing_here)
+    return router
+
+
+REST = build_rest()
+OPENAI = build_openai("openai", openai.router)
+OPENAI_UNDER_API = build_openai("openai-under-api", openai.router)
+
+
+def whole_schema() -> dict[str, Any]:
+    """The OpenAPI schema of everything, both surfaces, with TrainerConfig as training itself declares it."""
+    whole: dict[str, Any] = dict(REST.get_openapi_schema(path_prefix="/api"))
+    other = OPENAI.get_openapi_schema(path_prefix="/v1")
+    under_api = OPENAI_UNDER_API.get_openapi_schema(path_prefix="/api/v1")
+    whole["paths"] = {**whole["paths"], **other["paths"], **under_api["paths"]}
+    components = whole.setdefault("components", {})
+    schemas = {**components.get("schemas", {}), **other.get("components", {}).get("schemas", {})}
+    components["schemas"] = {**schemas, **_trainer_schemas()}
+    components["schemas"]["CreateRun"]["properties"]["config"] = {"$ref": "#/components/schemas/TrainerConfig"}
+    return whole
+
+
+def _trainer_schemas() -> dict[str, Any]:
+    """TrainerConfig and its sections under names of their own."""
+    whole = trainer_schema()
+    sections = whole.pop("$defs", {})
+    moved = {f"TrainerConfig{name}": _renamed(section) for name, section in sections.items()}
+    return {"TrainerConfig": _renamed(whole), **moved}
+
+
+def _renamed(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: item.replace("#/$defs/", "#/components/schemas/TrainerConfig")
+            if key == "$ref" and isinstance(item, str)
+            else _renamed(item)
+            for key, item in value.items()
+        }
+    return [_renamed(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,95 @@
+"""Datasets: /api/datasets. Runs in the web process."""
+
+from typing import Any
+
+from django.http import FileResponse
+from ninja import Router, Status
+
+from controlplane.api.keys import ActorRequest
+from controlplane.api.schemas.datasets import Dataset, DatasetDetail, DatasetList, Preview
+from controlplane.errors import FieldFault, InvalidInputError, TooLargeError
+from controlplane.services import datasets
+
+router = Router(tags=["Datasets"])
+FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "name"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "name": {"type": "string", "minLength": 1, "maxLength": 200},
+                        "eval_fraction": {"type": "number", "minimum": 0, "maximum": 0.5, "default": 0.05},
+                    },
+                }
+            }
+        },
+    }
+}
+FRAME_BYTES = 1 << 20
+"""What a form may have around its file."""
+
+
+@router.post("/datasets", response={200: Dataset, 201: Dataset}, openapi_extra=FORM)
+def create(request: ActorRequest) -> Status[dict[str, Any]]:
+    """Takes a file of up to 32 MB as a form; larger ones go through the uploads."""
+    declared = request.META.get("CONTENT_LENGTH") or "0"
+    if declared.isdigit() and int(declared) > datasets.SMALL_FILE_BYTES + FRAME_BYTES:
+        raise TooLargeError(
+            f"The form has {declared} bytes; {datasets.SMALL_FILE_BYTES} are taken. {datasets.OTHER_WAY}"
+        )
+    file = request.FILES.get("file")
+    if file is None:
+        raise InvalidInputError(
+            "The form has no file: send multipart/form-data with the fields file and name.",
+            (FieldFault("file", "a file"),),
+        )
+    name, fraction = str(request.POST.get("name", "")), _fraction(str(request.POST.get("eval_fraction") or "0.05"))
+    dataset, created = datasets.receive_small(request.actor, file, name, fraction)
+    return Status(201 if created else 200, datasets.facts(dataset))
+
+
+def _fraction(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidInputError(
+            f"eval_fraction must be a number between 0 and 0.5, not {text!r}.",
+            (FieldFault("eval_fraction", "0 to 0.5"),),
+        ) from None
+
+
+@router.get("/datasets", response=DatasetList)
+def list_datasets(request: ActorRequest) -> dict[str, Any]:
+    """All versions of all datasets, newest first."""
+    return {"datasets": [datasets.facts(dataset) for dataset in datasets.list_datasets()]}
+
+
+@router.get("/datasets/{int:dataset_id}", response=DatasetDetail)
+def get_dataset(request: ActorRequest, dataset_id: int) -> dict[str, Any]:
+    """One dataset with the report of its validation."""
+    return datasets.whole_facts(datasets.get(dataset_id))
+
+
+@router.get("/datasets/{int:dataset_id}/preview", response=Preview)
+def preview(request: ActorRequest, dataset_id: int, offset: int = 0, limit: int = 20) -> dict[str, Any]:
+    """Rows as they will be trained on."""
+    return datasets.preview(datasets.get(dataset_id), offset, limit)
+
+
+@router.get("/datasets/{int:dataset_id}/download", openapi_extra={"responses": {200: {"description": "The file."}}})
+def download(request: ActorRequest, dataset_id: int) -> FileResponse:
+    """The file as it was uploaded."""
+    dataset = datasets.get(dataset_id)
+    path = datasets.source_path(dataset)
+    return FileResponse(path.open("rb"), as_attachment=True, filename=dataset.filename)
+
+
+@router.delete("/datasets/{int:dataset_id}", response={204: None})
+def delete_dataset(request: ActorRequest, dataset_id: int) -> Status[None]:
+    """Takes a dataset and its files away; 409 while a run uses it."""
+    datasets.delete(request.actor, dataset_id)
+    return Status(204, None)

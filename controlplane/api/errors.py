@@ -1,0 +1,106 @@
+"""Errors become HTTP here, once. Runs in the web process.
+
+Under /api: {"detail": a sentence, "faults": [{"path", "message"}] where single values are at fault}.
+Under /v1: OpenAI's {"error": {"message", "type", "param", "code"}}, bad input being 400 there.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.core.exceptions import RequestDataTooBig
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from ninja import NinjaAPI
+from ninja.errors import AuthenticationError, HttpError, ValidationError
+
+from controlplane.errors import (
+    FieldFault,
+    InvalidInputError,
+    NotAuthenticatedError,
+    NotFoundError,
+    PilothouseError,
+    TooLargeError,
+    UnavailableError,
+)
+
+log = logging.getLogger(__name__)
+NO_KEY = "Send a key: X-API-Key: KEY, or Authorization: Bearer KEY. `manage.py create_key NAME --role use` makes one."
+Answer = Callable[[PilothouseError], HttpResponse]
+
+_OPENAI_TYPES = {
+    400: ("invalid_request_error", "invalid_value"), 401: ("authentication_error", "invalid_api_key"),
+    403: ("permission_error", "forbidden"), 404: ("invalid_request_error", "model_not_found"),
+    413: ("invalid_request_error", "too_large"), 503: ("server_error", "engine_unavailable"),
+}  # fmt: skip
+
+
+def rest_answer(error: PilothouseError) -> HttpResponse:
+    """An error of /api as its response."""
+    body: dict[str, Any] = {"detail": error.message}
+    faults = getattr(error, "faults", ())
+    if faults:
+        body["faults"] = [{"path": fault.path, "message": fault.message} for fault in faults]
+    return _with_headers(error, JsonResponse(body, status=error.status_code))
+
+
+def openai_answer(error: PilothouseError) -> HttpResponse:
+    """An error of /v1 as its response."""
+    status = 400 if error.status_code == InvalidInputError.status_code else error.status_code
+    kind, code = _OPENAI_TYPES.get(status, ("server_error", error.code))
+    faults: Sequence[FieldFault] = getattr(error, "faults", ())
+    fields = {"message": error.message, "type": kind, "param": faults[0].path if faults else None, "code": code}
+    return _with_headers(error, JsonResponse({"error": fields}, status=status))
+
+
+def _with_headers(error: PilothouseError, response: HttpResponse) -> HttpResponse:
+    if isinstance(error, UnavailableError):
+        response["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, NotAuthenticatedError):
+        response["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def install(api: NinjaAPI, answer: Answer) -> None:
+    """Has every error of an API answered by `answer`."""
+    for kind in (PilothouseError, ValidationError, HttpError, Http404, RequestDataTooBig, Exception):
+        api.add_exception_handler(kind, lambda _request, error: answer(as_pilothouse(error)))
+
+
+def as_pilothouse(error: Exception) -> PilothouseError:
+    """Whatever was raised as one of our own errors; what nobody foresaw is logged and told without its insides."""
+    match error:
+        case PilothouseError():
+            return error
+        case ValidationError():
+            return _invalid(error)
+        case AuthenticationError():
+            return NotAuthenticatedError(NO_KEY)
+        case Http404():
+            return NotFoundError("There is no such thing here. GET /api/docs lists the calls.")
+        case HttpError(status_code=400):
+            return InvalidInputError(f"The body can't be read as JSON: {error.message}.")
+        case HttpError():
+            translated = PilothouseError(error.message)
+            translated.status_code = error.status_code
+            return translated
+        case RequestDataTooBig():
+            return TooLargeError("The body is larger than 5 MiB. Send less, or use the uploads for files.")
+    log.error("a request failed: %s", error, exc_info=error)
+    return PilothouseError("The server failed at this request. Its log (GET /api/logs/api_server) says why.")
+
+
+def _invalid(error: ValidationError) -> InvalidInputError:
+    faults = tuple(FieldFault(_path(item["loc"]), str(item["msg"])) for item in error.errors)
+    return InvalidInputError("; ".join(f"{fault.path}: {fault.message}" for fault in faults) + ".", faults)
+
+
+def _path(location: Sequence[Any]) -> str:
+    """Where a value stood, without the names that only our own code knows ("body", the parameter)."""
+    parts = [str(part) for part in location]
+    inner = parts[2:] if parts[0] == "body" else parts[1:]
+    return ".".join(inner) or parts[-1]
+
+
+def nothing_here(request: HttpRequest, rest: str) -> None:
+    """The call that answers for every address that has none."""
+    raise NotFoundError(f"There is no call {rest!r} here. GET /api/docs lists them.")

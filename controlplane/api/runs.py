@@ -1,0 +1,98 @@
+"""Training runs: /api/runs. Runs in the web process."""
+
+from typing import Annotated, Any
+
+from ninja import Router, Status
+from ninja.params.functions import Query
+
+from controlplane.api.keys import ActorRequest
+from controlplane.api.schemas.models import Model
+from controlplane.api.schemas.runs import (
+    Checkpoint,
+    CreateRun,
+    Metrics,
+    RegisterCheckpoint,
+    Run,
+    RunCreated,
+    RunList,
+    StopRun,
+)
+from controlplane.services import models, runs
+
+router = Router(tags=["Runs"])
+
+
+@router.post("/runs", response={201: RunCreated})
+def create(request: ActorRequest, payload: CreateRun) -> Status[dict[str, Any]]:
+    """Queues a run. A config key that is unknown or out of range: 422 with its path, and nothing is created."""
+    run = runs.create(
+        request.actor, name=payload.name, dataset=payload.dataset, model=payload.model, profile=payload.profile,
+        priority=payload.priority, config=payload.config,
+    )  # fmt: skip
+    return Status(201, {"id": run.pk, "job_id": run.job_id, "status": run.job.status})
+
+
+@router.get("/runs", response=RunList)
+def list_runs(
+    request: ActorRequest, limit: Annotated[int, Query(ge=1, le=500)] = 50, before_id: int | None = None
+) -> dict[str, Any]:
+    """Runs, newest first; ask with `before_id` for older ones."""
+    return {"runs": [runs.facts(run) for run in runs.list_runs(limit, before_id)]}
+
+
+@router.get("/runs/{int:run_id}", response=Run)
+def get_run(request: ActorRequest, run_id: int) -> dict[str, Any]:
+    """One run: status, progress, last values, result or error."""
+    return runs.facts(runs.get(run_id))
+
+
+@router.get("/runs/{int:run_id}/metrics", response=Metrics)
+def get_metrics(
+    request: ActorRequest,
+    run_id: int,
+    keys: Annotated[list[str] | None, Query()] = None,
+    after_step: int | None = None,
+    max_points: int = 2000,
+) -> dict[str, Any]:
+    """Curves, thinned to `max_points` each. `keys`: comma-separated, or repeated; all without it."""
+    wanted = None if keys is None else [key for item in keys for key in item.split(",") if key]
+    return runs.series(runs.get(run_id), wanted, after_step, max_points)
+
+
+@router.post("/runs/{int:run_id}/stop", response=Run)
+def stop(request: ActorRequest, run_id: int, payload: StopRun | None = None) -> dict[str, Any]:
+    """Ends a run, with a checkpoint (`save`) or at once (`now`)."""
+    return runs.facts(runs.stop(request.actor, run_id, payload.mode if payload else "save"))
+
+
+@router.post("/runs/{int:run_id}/pause", response=Run)
+def pause(request: ActorRequest, run_id: int) -> dict[str, Any]:
+    """Writes a checkpoint and frees the GPU."""
+    return runs.facts(runs.pause(request.actor, run_id))
+
+
+@router.post("/runs/{int:run_id}/resume", response=Run)
+def resume(request: ActorRequest, run_id: int) -> dict[str, Any]:
+    """Goes on from the last checkpoint."""
+    return runs.facts(runs.resume(request.actor, run_id))
+
+
+@router.get("/runs/{int:run_id}/checkpoints", response=list[Checkpoint])
+def list_checkpoints(request: ActorRequest, run_id: int) -> list[dict[str, Any]]:
+    """The checkpoints that are on the disk, in order of step."""
+    return runs.checkpoints(runs.get(run_id))
+
+
+@router.post("/runs/{int:run_id}/checkpoints/{int:step}/register", response={201: Model})
+def register_checkpoint(
+    request: ActorRequest, run_id: int, step: int, payload: RegisterCheckpoint
+) -> Status[dict[str, Any]]:
+    """Makes a model of a checkpoint by a job; it is `ready` when its files are checked."""
+    return Status(201, models.facts(runs.register_checkpoint(request.actor, run_id, step, payload.id)))
+
+
+@router.delete("/runs/{int:run_id}", response={204: None})
+def delete_run(request: ActorRequest, run_id: int) -> Status[None]:
+    """Takes a run that has ended off the books; its models stay."""
+    runs.delete(request.actor, run_id)
+    return Status(204, None)

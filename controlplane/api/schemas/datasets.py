@@ -1,0 +1,78 @@
+"""What the calls about uploads and datasets take and answer."""
+
+from typing import Any
+
+from ninja import Field, Schema
+
+
+class BeginUpload(Schema):
+    """A file that is to come. With `sha256` the whole is checked at the end."""
+
+    filename: str
+    bytes: int
+    sha256: str = ""
+
+
+class Upload(Schema):
+    """`parts` are the numbers that are here, of 1 to `part_count`; each has `part_bytes` bytes, the last one fewer."""
+
+    id: str
+    filename: str
+    bytes: int
+    sha256: str
+    part_bytes: int
+    part_count: int
+    parts: list[int]
+
+
+class Part(Schema):
+    """A part that is stored."""
+
+    part: int
+    bytes: int
+
+
+class CompleteUpload(Schema):
+    """What the dataset is to be called, and the share of rows that is kept for evaluation."""
+
+    name: str
+    eval_fraction: float = Field(0.05, ge=0, le=0.5)
+
+
+class Dataset(Schema):
+    """One version of a dataset. `status`: receiving, validating, ready or rejected (`reason` says why)."""
+
+    id: int
+    name: str
+    version: int
+    status: str
+    bytes: int
+    sha256: str
+    filename: str
+    examples: int | None
+    eval_fraction: float
+    reason: str
+    job_id: int | None
+    progress: dict[str, Any] | None
+    created_by: str
+    created_at: str
+
+
+class DatasetDetail(Dataset):
+    """With the report: `faults` [{line, code, message}], `fault_count`, `tokens` and more; None before validation."""
+
+    report: dict[str, Any] | None
+
+
+class DatasetList(Schema):
+    """All versions of all datasets, newest first."""
+
+    datasets: list[Dataset]
+
+
+class Preview(Schema):
+    """Rows as they are trained on: {"messages": [...]} or {"text": ...}."""
+
+    offset: int
+    total: int | None
+    rows: list[dict[str, Any]]

@@ -1,0 +1,117 @@
+"""What the calls about training runs take and answer."""
+
+from typing import Any
+
+from ninja import Field, Schema
+from pydantic import ConfigDict
+
+
+class CreateRun(Schema):
+    """`dataset`: an id, or a name for its newest version. `config`: any subset of TrainerConfig, nested by section."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    dataset: int | str
+    model: str
+    profile: str = "plain"
+    priority: str = "normal"
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class RunCreated(Schema):
+    """The run and its job."""
+
+    id: int
+    job_id: int
+    status: str
+
+
+class RunDataset(Schema):
+    """The dataset that a run trains on."""
+
+    id: int
+    name: str
+    version: int
+
+
+class RunProgress(Schema):
+    """How far it is; None where nobody knows yet."""
+
+    step: int
+    total_steps: int | None
+    epoch: float | None
+    eta_seconds: float | None
+    tokens_per_second: float | None
+
+
+class Run(Schema):
+    """A run. `last` has the last value of each metric; NaN and the infinities are strings."""
+
+    id: int
+    job_id: int
+    name: str
+    status: str
+    phase: str
+    desired: str
+    waiting_reason: str
+    dataset: RunDataset
+    model: str
+    profile: str
+    config: dict[str, Any]
+    host: str | None
+    attempts: int
+    progress: RunProgress
+    last: dict[str, float | str]
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    result_model: str | None
+    created_by: str
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+
+
+class RunList(Schema):
+    """Runs, newest first."""
+
+    runs: list[Run]
+
+
+class MetricSeries(Schema):
+    """One curve: equally long lists. `time` in Unix seconds."""
+
+    step: list[int]
+    value: list[float | str]
+    time: list[float]
+
+
+class Metrics(Schema):
+    """Curves by key. `last_seq`: what the live topic `run:ID` says behind it is news."""
+
+    series: dict[str, MetricSeries]
+    last_step: int
+    last_seq: int
+
+
+class StopRun(Schema):
+    """`save`: with a checkpoint and the model so far. `now`: at once."""
+
+    mode: str = "save"
+
+
+class Checkpoint(Schema):
+    """A checkpoint that is on the disk."""
+
+    step: int
+    loss: float | None
+    eval_loss: float | None
+    bytes: int
+    created_at: str
+    is_best: bool
+
+
+class RegisterCheckpoint(Schema):
+    """What the model is to be called."""
+
+    id: str
