@@ -62,31 +62,38 @@ def _with_headers(error: PilothouseError, response: HttpResponse) -> HttpRespons
 
 def install(api: NinjaAPI, answer: Answer) -> None:
     """Has every error of an API answered by `answer`."""
+
+    def handle(request: HttpRequest, error: Any) -> HttpResponse:
+        return answer(as_pilothouse(error))
+
     for kind in (PilothouseError, ValidationError, HttpError, Http404, RequestDataTooBig, Exception):
-        api.add_exception_handler(kind, lambda _request, error: answer(as_pilothouse(error)))
+        api.add_exception_handler(kind, handle)
 
 
 def as_pilothouse(error: Exception) -> PilothouseError:
     """Whatever was raised as one of our own errors; what nobody foresaw is logged and told without its insides."""
-    match error:
-        case PilothouseError():
-            return error
-        case ValidationError():
-            return _invalid(error)
-        case AuthenticationError():
-            return NotAuthenticatedError(NO_KEY)
-        case Http404():
-            return NotFoundError("There is no such thing here. GET /api/docs lists the calls.")
-        case HttpError(status_code=400):
-            return InvalidInputError(f"The body can't be read as JSON: {error.message}.")
-        case HttpError():
-            translated = PilothouseError(error.message)
-            translated.status_code = error.status_code
-            return translated
-        case RequestDataTooBig():
-            return TooLargeError("The body is larger than 5 MiB. Send less, or use the uploads for files.")
+    if isinstance(error, PilothouseError):
+        return error
+    if isinstance(error, HttpError):
+        return _from_ninja(error)
+    if isinstance(error, ValidationError):
+        return _invalid(error)
+    if isinstance(error, Http404):
+        return NotFoundError("There is no such thing here. GET /api/docs lists the calls.")
+    if isinstance(error, RequestDataTooBig):
+        return TooLargeError("The body is larger than 5 MiB. Send less, or use the uploads for files.")
     log.error("a request failed: %s", error, exc_info=error)
     return PilothouseError("The server failed at this request. Its log (GET /api/logs/api_server) says why.")
+
+
+def _from_ninja(error: HttpError) -> PilothouseError:
+    if isinstance(error, AuthenticationError):
+        return NotAuthenticatedError(NO_KEY)
+    if error.status_code == 400:
+        return InvalidInputError("The body can't be read as JSON.")
+    translated = PilothouseError(error.message)
+    translated.status_code = error.status_code
+    return translated
 
 
 def _invalid(error: ValidationError) -> InvalidInputError:

@@ -65,12 +65,11 @@ class BrowserSession(APIKeyCookie):
 
     def authenticate(self, request: HttpRequest, key: str | None) -> Actor | None:
         """See `__call__`."""
-        user = request.user
-        if not isinstance(user, User) and not getattr(user, "is_authenticated", False):
+        if not request.user.is_authenticated:
             return None
         if check_csrf(request) is not None:
             raise ForbiddenError("The request lacks the CSRF token (header X-CSRFToken). Load the page again.")
-        person = User.objects.get(pk=user.pk)
+        person: User = request.user
         if person.must_change_password:
             raise ForbiddenError("Change the one-time password first: log in with a browser.")
         actor = person.actor(_address(request))

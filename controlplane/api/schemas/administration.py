@@ -41,7 +41,7 @@ class KeyList(Schema):
 
 
 class Host(Schema):
-    """A host. `reading` is what its agent reported last, `facts` what doesn't change, `fault` why it can't be reached."""
+    """A host: what its agent reported last, what doesn't change, and why it can't be reached (`fault`)."""
 
     name: str
     carrier: str
