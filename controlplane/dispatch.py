@@ -12,6 +12,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import close_old_connections, transaction
+from django.utils import timezone
 
 from controlplane.errors import ConflictError, PilothouseError
 from controlplane.fleet.local import ensure_agent
@@ -30,6 +31,7 @@ BATCH_SECONDS = 0.2
 """At most five batches a second from a host, and so at most five messages a second on a topic."""
 STATISTICS_EVERY_SECONDS = 3.0
 AGENT_GONE_SECONDS = 3.0
+GRACE_SECONDS = 10.0
 TRY_AGAIN = frozenset({"stopping", "still_running", "launching"})
 
 
@@ -223,7 +225,8 @@ def poll(host: Host) -> None:
     for news in answer["attempts"]:
         ingest.store(news)
     hosts.record(host, answer["reading"])
-    for job_id, number in answer["live"]:
+    asked_for = {(cursor["job_id"], cursor["attempt"]) for cursor in cursors}
+    for job_id, number in set(answer["live"]) - asked_for:
         _end_if_superseded(host, job_id, number)
 
 
@@ -234,5 +237,7 @@ def _end_if_superseded(host: Host, job_id: int, number: int) -> None:
         return  # another data base's: not ours to end
     if attempt.ended_at is None and attempt.job.status == Status.RUNNING:
         return
+    if attempt.ended_at is not None and (timezone.now() - attempt.ended_at).total_seconds() < GRACE_SECONDS:
+        return  # its supervisor is still leaving
     log.warning("job %s attempt %s still runs on %s but has ended here: killing it", job_id, number, host.name)
     carrier(host).signal(job_id, number, Wish.CANCEL)

@@ -188,13 +188,18 @@ def waiting_for_check() -> list[Deployment]:
 def check(deployment: Deployment) -> None:
     """Asks the engine for a real generation; switches to it when it answers, gives it up when it doesn't."""
     prompt = settings.get("serving.check_prompt")
-    body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": CHECK_TOKENS, "temperature": 0}
+    body = {
+        "model": deployment.model.name, "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": CHECK_TOKENS, "temperature": 0,
+    }  # fmt: skip
     try:
         answer = httpx.post(
             f"{base_url(deployment)}/v1/chat/completions", json=body, headers=headers(deployment),
             timeout=CHECK_TIMEOUT_SECONDS,
         )  # fmt: skip
-        answer.raise_for_status()
+        if answer.is_error:
+            _give_up(deployment, f"The engine refused a test question ({answer.status_code}): {answer.text[:300]}")
+            return
         whole = answer.json()
         text, tokens = whole["choices"][0]["message"]["content"] or "", whole["usage"]["completion_tokens"]
     except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
