@@ -1,4 +1,4 @@
-"""Static files that come out of installed packages: Bootstrap and plotly.js, served under `vendor/`.
+"""Static files that come out of installed packages: Bootstrap, plotly.js, Swagger UI, served under `vendor/`.
 
 Runs in `collectstatic`. Only the files that pages use are taken, so the first start doesn't compress a whole wheel.
 """
@@ -14,6 +14,7 @@ from django.core.files.storage import FileSystemStorage
 ASSETS = {
     "bootstrap": ("css/bootstrap.min.css", "css/bootstrap.min.css.map", "js/bootstrap.bundle.min.js",
                   "js/bootstrap.bundle.min.js.map"),
+    "ninja": ("static/ninja/swagger-ui.css", "static/ninja/swagger-ui.css.map", "static/ninja/swagger-ui-bundle.js"),
     "plotly": ("package_data/plotly.min.js",),
 }  # fmt: skip
 
