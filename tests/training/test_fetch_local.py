@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from monitoring.events import Log, Progress
+from monitoring.events import Artefact, Inputs, Log, Progress
 from monitoring.files import hashes_of, write_json
 from tests.tiny import build_tiny_model
 from tests.training.attempts import Attempt, make_attempt
+from training import checkpoints
 from training.fetch.inspect import inspect_model
 
 
@@ -137,3 +140,59 @@ def test_what_a_killed_attempt_left_is_cleared(tmp_path: Path, source: Path) -> 
     (tmp_path / "models" / ".m1.partial" / "evil.bin").write_bytes(b"")
     assert make_fetch(tmp_path, "directory", source).run() == 0
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["m1"]
+
+
+def make_checkpoint(folder: Path, source: Path) -> Path:
+    """A checkpoint as a run leaves it: the model's files, pickled optimizer state, the trainer's state."""
+    with checkpoints.writing(folder, 12) as temporary:
+        for path in source.iterdir():
+            (temporary / path.name).write_bytes(path.read_bytes())
+        (temporary / "optimizer.pt").write_bytes(b"pickle")
+        (temporary / "trainer_state.json").write_text("{}")
+        path, _, _ = checkpoints.publish(temporary, folder, checkpoints.Manifest(step=12))
+    return path
+
+
+def test_a_checkpoint_becomes_a_model_without_its_optimizer_state(tmp_path: Path, source: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoints", source)
+    attempt = make_fetch(tmp_path, "checkpoint", checkpoint)
+    assert attempt.run() == 0
+    assert attempt.result()["hashes"] == hashes_of(source)
+    assert attempt.result()["source"]["step"] == "12"
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, source: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoints", source)
+    with (checkpoint / "model.safetensors").open("r+b") as stream:
+        stream.seek(5000)
+        stream.write(b"\xff")
+    assert_refused(tmp_path, make_fetch(tmp_path, "checkpoint", checkpoint), "checkpoint_damaged")
+
+
+def make_adapter(folder: Path) -> Path:
+    folder.mkdir()
+    save_file({"lora_A": np.zeros((4, 2), np.float32)}, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/srv/models/private", "r": 2}')
+    return folder
+
+
+def test_an_adapter_names_its_base_by_id(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoints", make_adapter(tmp_path / "adapter"))
+    base = Artefact(id="smollm2", path="/srv/models/private", sha256="ab")
+    attempt = make_attempt(
+        tmp_path / "attempt",
+        "fetch",
+        config={"source": "checkpoint", "path": str(checkpoint)},
+        inputs=Inputs(base=base),
+        model_dir=tmp_path / "models" / "m1",
+    )
+    assert attempt.run() == 0
+    assert (attempt.result()["kind"], attempt.result()["base_model"]) == ("adapter", "smollm2")
+    written = json.loads((tmp_path / "models" / "m1" / "pilothouse.json").read_text())
+    assert written["base"] == {"id": "smollm2", "sha256": "ab"}
+    assert "/srv" not in (tmp_path / "models" / "m1" / "adapter_config.json").read_text()
+
+
+def test_an_adapter_of_an_unknown_base_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoints", make_adapter(tmp_path / "adapter"))
+    assert_refused(tmp_path, make_fetch(tmp_path, "checkpoint", checkpoint), "no_base")

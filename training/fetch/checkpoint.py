@@ -5,52 +5,44 @@ Runs in the `fetch` job.
 
 import json
 from pathlib import Path
-from typing import Any
 
 from monitoring.attempt import JobFaultError
-from monitoring.files import sha256_of
+from monitoring.files import sha256_of, write_json
+from training import checkpoints
 from training.fetch.copying import copy_files
+from training.fetch.inspect import FACTS_FILE
 from training.fetch.layout import wanted_names
 from training.fetch.request import Fetched, FetchRequest
 
-MANIFEST_FILE = "manifest.json"
-STATE_FILES = frozenset({MANIFEST_FILE, "trainer_state.json", "pilothouse.json"})
+STATE_FILES = frozenset({checkpoints.MANIFEST_FILE, "trainer_state.json", FACTS_FILE})
 """JSON of the training, not of the model."""
 
 
 def fetch_checkpoint(request: FetchRequest) -> Fetched:
-    """Copies the model files of the checkpoint at `config.path`. Raises JobFaultError: `no_checkpoint`,
-    `broken_checkpoint`, `disk_full`."""
+    """Copies the model files of the checkpoint at `config.path`. Raises JobFaultError: `checkpoint_damaged`,
+    `no_base`, `disk_full`."""
     folder = Path(request.config.path)
-    manifest = read_manifest(folder)
-    names = [name for name in wanted_names(manifest) if name not in STATE_FILES]
-    for name in names:
-        _verify(folder, name, manifest[name])
+    manifest = checkpoints.verify(folder)
+    names = [name for name in wanted_names(manifest.files) if name not in STATE_FILES]
     copy_files({name: folder / name for name in names}, request.folder, request.events)
-    return Fetched(
-        source={"kind": "checkpoint", "path": str(folder), "manifest_sha256": sha256_of(folder / MANIFEST_FILE)}
-    )
+    source = {
+        "kind": "checkpoint",
+        "run": folder.parent.parent.name,
+        "step": str(manifest.step),
+        "manifest_sha256": sha256_of(folder / checkpoints.MANIFEST_FILE),
+    }
+    return Fetched(source=source, base=_name_base(request) if "adapter_config.json" in names else None)
 
 
-def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """The files of a checkpoint with `sha256` and `bytes` each. Raises JobFaultError `no_checkpoint`."""
-    path = folder / MANIFEST_FILE
-    try:
-        files: dict[str, dict[str, Any]] = json.loads(path.read_bytes())["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+def _name_base(request: FetchRequest) -> dict[str, str]:
+    """Makes an adapter name its base by the registry's id: in a checkpoint it is the path on the host of the run."""
+    base = request.base
+    if base is None:
         raise JobFaultError(
-            "no_checkpoint",
-            f"{folder} is not a complete checkpoint: its {MANIFEST_FILE} can't be read.",
-            "Take another checkpoint of the run.",
-        ) from error
-    return files
-
-
-def _verify(folder: Path, name: str, recorded: dict[str, Any]) -> None:
-    path = folder / name
-    if not path.is_file() or path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
-        raise JobFaultError(
-            "broken_checkpoint",
-            f"{name} of the checkpoint {folder.name} is missing or not as it was written.",
-            "Take another checkpoint of the run.",
+            "no_base",
+            "The checkpoint is an adapter, and the job does not say of which model.",
+            "Register its base first.",
         )
+    path = request.folder / "adapter_config.json"
+    write_json(path, {**json.loads(path.read_bytes()), "base_model_name_or_path": base.id})
+    return {"id": base.id, "sha256": base.sha256}

@@ -57,15 +57,16 @@ def fetch_model(spec: JobSpec, events: EventWriter, hub_token: str | None) -> di
         )
     final.parent.mkdir(parents=True, exist_ok=True)
     with _workplace(final, config.source) as (partial, scratch):
-        request = FetchRequest(config, partial, scratch, events, hub_token)
+        request = FetchRequest(config, partial, scratch, events, hub_token, spec.inputs.base or spec.inputs.model)
         fetched = SOURCES[config.source](request)
         if not (partial / "adapter_config.json").is_file():
             settle_tokenizer(partial)
         facts = inspect_model(partial)
-        write_facts(partial, facts, id=final.name, source=fetched.source, answer=fetched.answer)
+        told = {"source": fetched.source, "answer": fetched.answer, "base": fetched.base}
+        write_facts(partial, facts, id=final.name, **told)
         publish_folder(partial, final)
     events.log(f"Published {facts['architecture'] or facts['kind']} with {facts['parameters']:,} parameters.")
-    return {**facts, "source": fetched.source, "answer": fetched.answer}
+    return {**facts, **told}
 
 
 def _published_before(final: Path) -> dict[str, Any]:

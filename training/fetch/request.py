@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from monitoring.attempt import JobFaultError
-from monitoring.events import EventWriter
+from monitoring.events import Artefact, EventWriter
 
 SourceName = Literal["smollm2", "hub", "directory", "checkpoint"]
 
@@ -43,6 +43,8 @@ class FetchRequest:
     scratch: Path
     events: EventWriter
     hub_token: str | None = field(default=None, repr=False)
+    base: Artefact | None = None
+    """Of an adapter: the registered model that it belongs to."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Fetched:
 
     source: dict[str, str]
     answer: str | None = None
+    base: dict[str, str] | None = None
+    """Of an adapter: id and hash of the registered model that it belongs to."""
 
 
 Fetch = Callable[[FetchRequest], Fetched]
