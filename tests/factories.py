@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from django.test import Client
 from django.utils import timezone
 
-from controlplane.models import ApiKey, Dataset, Gpu, Host, Job, LanguageModel, Run, User
+from controlplane.models import ApiKey, Dataset, Deployment, Gpu, Host, Job, LanguageModel, Run, User
 from controlplane.models.access import SYSTEM
 from controlplane.models.datasets import DatasetStatus
+from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Status
 from controlplane.models.language_models import ModelState
 from controlplane.services import access
@@ -38,6 +40,11 @@ def make_key(role: str = "use", name: str = "") -> str:
 def make_key_row(role: str = "use", name: str = "") -> tuple[ApiKey, str]:
     """A key and its plain text."""
     return access.create_key(SYSTEM, name or f"{role}-{next(_numbers)}", role)
+
+
+def make_client(role: str = "use", name: str = "") -> Client:
+    """A client that sends a key with every request; it acts under the name `key NAME`."""
+    return Client(headers={"X-API-Key": make_key(role, name)})
 
 
 def make_host(name: str = "", *, online: bool = True, gpus: int = 0, **fields: Any) -> Host:
@@ -150,3 +157,12 @@ def make_run(name: str = "", *, status: str = Status.PENDING, **fields: Any) -> 
         name=name or f"run {next(_numbers)}", job=job, dataset=dataset, model=model, config=config,
         created_by=created_by, **fields,
     )  # fmt: skip
+
+
+def make_deployment(
+    model: LanguageModel | None = None, *, status: str = DeploymentStatus.READY, **fields: Any
+) -> Deployment:
+    """A deployment's row and its job's alone: no engine runs."""
+    model = model or make_model()
+    job = fields.pop("job", None) or make_job("serve", Status.RUNNING)
+    return Deployment.objects.create(model=model, job=job, status=status, created_by="somebody", **fields)

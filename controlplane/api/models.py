@@ -11,6 +11,7 @@ from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.models import Activation, Model, ModelId, ModelList, RegisterModel
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.models import Deployment
+from controlplane.models.access import Role
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.services import deployments, models
 
@@ -47,6 +48,7 @@ def register(request: ActorRequest, payload: RegisterModel) -> Status[dict[str, 
 @router.post("/models/set_active", response={200: Activation, 202: Activation})
 async def set_active(request: ActorRequest, payload: ModelId, wait: bool = True) -> Status[dict[str, Any]]:
     """Starts the model's engine; the old one serves until it is ready. Answers then (at most 300 s, else 202)."""
+    request.actor.require(Role.ADMIN)
     deployment = await database_sync_to_async(deployments.activate)(request.actor, payload.id)
     return await _activation(deployment, WAIT_SECONDS if wait else 0.0)
 
@@ -54,6 +56,7 @@ async def set_active(request: ActorRequest, payload: ModelId, wait: bool = True)
 @router.post("/models/reload", response={200: Activation, 202: Activation})
 async def reload(request: ActorRequest, wait: bool = False) -> Status[dict[str, Any]]:
     """Restarts the active model's engine; the old one ends when the new one is ready and its requests are done."""
+    request.actor.require(Role.ADMIN)
     deployment = await database_sync_to_async(deployments.reload)(request.actor)
     return await _activation(deployment, WAIT_SECONDS if wait else 0.0)
 
