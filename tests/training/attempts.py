@@ -41,11 +41,11 @@ class Attempt:
                 command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
             )
 
-    def run(self, env: Mapping[str, str] | None = None) -> int:
+    def run(self, env: Mapping[str, str] | None = None, *, deadline_seconds: float = DEADLINE_SECONDS) -> int:
         """Runs the job to its end; returns its exit code."""
         process = self.start(env)
         try:
-            return process.wait(DEADLINE_SECONDS)
+            return process.wait(deadline_seconds)
         finally:
             process.kill()
             process.wait()

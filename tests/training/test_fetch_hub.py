@@ -4,15 +4,19 @@ import json
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
-from monitoring.events import EXIT_PAUSED, Progress, Wish
+from monitoring.events import EVENTS_FILE, EXIT_PAUSED, EventWriter, Progress, Wish, read_lines
 from monitoring.files import hashes_of
 from tests.fakes.hub import COMMIT, FakeHub, serving
 from tests.tiny import build_tiny_model
 from tests.training.attempts import Attempt, make_attempt, wait_until
+from training.fetch.hub import bar_of
+from training.pacing import PacedProgress
 
 NAME = "pirates/tiny"
 TOKEN = "hf_secretsecretsecret"
@@ -104,6 +108,30 @@ def test_a_paused_download_goes_on_where_it_was(tmp_path: Path, hub: FakeHub, ti
     assert second.result()["hashes"] == hashes_of(tiny)
     assert {name: count for name, count in hub.downloads.items() if count > 1} == {"model.safetensors": 2}
     assert {path.name for path in (tmp_path / "models").iterdir()} == {"m1"}
+
+
+def test_bytes_that_come_by_xet_are_counted_too(tmp_path: Path) -> None:
+    with EventWriter(tmp_path / EVENTS_FILE) as events:
+        bar = bar_of(PacedProgress(events, "bytes", 100, interval_seconds=0))
+        bar.begin(10, "model.safetensors")
+        reporter = XetDownloadProgressReporter(reconstruction_desc="", total=90, log_level=20, name="x", tqdm_class=bar)
+        for done in (30, 90):
+            reporter.update_progress(XetReport(total_bytes_completed=done, total_transfer_bytes_completed=done + 5))
+        reporter.close()
+    lines, _ = read_lines(tmp_path / EVENTS_FILE, 0)
+    assert [json.loads(line)["done"] for line in lines.splitlines()] == [40, 100]
+
+
+@dataclass(frozen=True)
+class XetReport:
+    """What hf_xet says now and then of a download."""
+
+    total_bytes_completed: int
+    total_transfer_bytes_completed: int
+    total_bytes: int = 90
+    total_transfer_bytes: int = 95
+    total_bytes_completion_rate: float = 1.0
+    total_transfer_bytes_completion_rate: float = 1.0
 
 
 def assert_refused(tmp_path: Path, attempt: Attempt, env: dict[str, str], code: str) -> None:

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from monitoring.attempt import JobFaultError
 from monitoring.events import Artefact, Inputs, Log, Progress
 from monitoring.files import hashes_of, write_json
 from tests.tiny import build_tiny_model
 from tests.training.attempts import Attempt, make_attempt
 from training import checkpoints
 from training.fetch.inspect import inspect_model
+from training.fetch.layout import require_space
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +107,12 @@ def test_a_model_without_a_usable_tokenizer_is_refused(tmp_path: Path, source: P
 def test_what_is_no_directory_is_refused(tmp_path: Path, place: str) -> None:
     path = tmp_path / "nowhere" if place == "missing" else Path("training")
     assert_refused(tmp_path, make_fetch(tmp_path, "directory", path), "no_directory")
+
+
+def test_a_model_larger_than_the_disk_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobFaultError, match=r"1152921504\.6 GB") as fault:
+        require_space(tmp_path, 1 << 60)
+    assert fault.value.code == "disk_full"
 
 
 def test_an_unknown_source_is_refused(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_a_damaged_wheel_in_the_cache_is_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.smollm2
 def test_the_converted_model_answers(tmp_path: Path) -> None:
     cache = tmp_path / "cache" / "pilothouse" / "wheels"
@@ -83,7 +84,8 @@ def test_the_converted_model_answers(tmp_path: Path) -> None:
         cache.mkdir(parents=True)
         shutil.copyfile(wheel_cache() / WHEEL_NAME, cache / WHEEL_NAME)
     attempt = make_fetch(tmp_path)
-    assert attempt.run({"PILOTHOUSE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}) == 0
+    env = {"PILOTHOUSE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
+    assert attempt.run(env, deadline_seconds=540) == 0
     values = attempt.result()
     assert values["answer"] == "The capital of France is Paris."
     assert (values["architecture"], values["dtype"]) == ("LlamaForCausalLM", "bfloat16")

@@ -83,7 +83,7 @@ def _download(request: FetchRequest, commit: str, files: list[HubFile]) -> None:
     present = sum(path.stat().st_size for path in request.folder.iterdir() if path.is_file())
     require_space(request.folder, max(0, total - present))
     progress = PacedProgress(request.events, "bytes", total or None)
-    bar = _bar_of(progress)
+    bar = bar_of(progress)
     done = 0
     # The small files first: a config that names code of its own ends the job before the weights come.
     for file in sorted(files, key=lambda file: (file.name not in CONFIGS, file.name)):
@@ -111,7 +111,7 @@ def _check(path: Path, file: HubFile) -> None:
         )
 
 
-def _bar_of(progress: PacedProgress) -> Any:
+def bar_of(progress: PacedProgress) -> Any:
     """A class of progress bars, as the hub's library wants one, that draws nothing and tells `progress` instead."""
 
     class Bar(tqdm):  # type: ignore[misc]
@@ -130,8 +130,11 @@ def _bar_of(progress: PacedProgress) -> Any:
             type(self).file_bytes += int(n or 0)
             progress.update(self.before_bytes + self.file_bytes, self.note)
 
-        def update_transfer(self, n: float) -> None:
-            """Bytes on the wire; what counts is what has been written."""
+        def update_transfer(self, n: float | None = 1) -> None:
+            """Bytes on the wire (Xet); what counts is what has been written."""
+
+        def set_transfer_postfix_str(self, postfix: str, refresh: bool = False) -> None:
+            """The speed on the wire (Xet)."""
 
     return Bar
 
