@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from monitoring.events import EXIT_PAUSED, Artefact, Inputs, Log, Progress, Wish
+from monitoring.events import EXIT_PAUSED, Artefact, Inputs, Log, Phase, Progress, Wish
 from tests.tiny import build_tiny_model, write_style_dataset
 from tests.training.attempts import Attempt, make_attempt, wait_until
 from training.data.rows import read_rows
@@ -45,6 +45,7 @@ def test_good_rows_make_it_ready(tmp_path: Path, model: Path) -> None:
     prompt = json.dumps({"prompt": "Hi", "completion": "Hello", "score": 1})
     attempt = make_validation(tmp_path, GOOD + "\n" + prompt + "\n" + '{"text": "Once"}', model)
     assert attempt.run() == 0
+    assert attempt.all(Phase) == [Phase("active")]
     values = attempt.result()
     assert (values["status"], values["accepted"], values["faulty"], values["examples"]) == ("ready", 3, 0, 3)
     rows = read_rows(tmp_path / "dataset" / "rows.jsonl", 0, 10)

@@ -8,12 +8,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from monitoring.attempt import JobFaultError
-from monitoring.events import Artefact, Inputs, Log, Progress
+from monitoring.events import Artefact, Inputs, Log, Phase, Progress
 from monitoring.files import hashes_of, write_json
 from tests.tiny import build_tiny_model
 from tests.training.attempts import Attempt, make_attempt
 from training import checkpoints
-from training.fetch.inspect import inspect_model
+from training.fetch.inspect import inspect_model, model_sha256
 from training.fetch.layout import require_space
 
 
@@ -57,6 +57,7 @@ def test_a_directory_becomes_a_model(tmp_path: Path, source: Path) -> None:
     attempt = make_fetch(tmp_path, "directory", source)
     assert attempt.run() == 0
     final = tmp_path / "models" / "m1"
+    assert attempt.all(Phase) == [Phase("active")]
     values = attempt.result()
     assert values["architecture"] == "Qwen3ForCausalLM"
     assert values["source"] == {"kind": "directory", "path": str(source)}
@@ -184,9 +185,9 @@ def make_adapter(folder: Path) -> Path:
     return folder
 
 
-def test_an_adapter_names_its_base_by_id(tmp_path: Path) -> None:
+def test_an_adapter_names_its_base_by_id(tmp_path: Path, source: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoints", make_adapter(tmp_path / "adapter"))
-    base = Artefact(id="smollm2", path="/srv/models/private", sha256="ab")
+    base = Artefact(id="smollm2", path=str(source))
     attempt = make_attempt(
         tmp_path / "attempt",
         "fetch",
@@ -197,7 +198,7 @@ def test_an_adapter_names_its_base_by_id(tmp_path: Path) -> None:
     assert attempt.run() == 0
     assert (attempt.result()["kind"], attempt.result()["base_model"]) == ("adapter", "smollm2")
     written = json.loads((tmp_path / "models" / "m1" / "pilothouse.json").read_text())
-    assert written["base"] == {"id": "smollm2", "sha256": "ab"}
+    assert written["base"] == {"id": "smollm2", "sha256": model_sha256(source)}
     assert "/srv" not in (tmp_path / "models" / "m1" / "adapter_config.json").read_text()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from monitoring.attempt import JobFaultError, run_attempt
-from monitoring.events import Artefact, EventWriter, JobSpec
+from monitoring.events import Artefact, EventWriter, JobSpec, Phase
 from monitoring.files import replacing, write_json
 from training.data.rows import not_jsonl
 from training.data.statistics import TokenStatistics, rows_to_count, token_statistics
@@ -53,6 +53,7 @@ def main(spec_path: Path) -> int:
 
 def _work(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]:
     with interruptible():
+        events.emit(Phase(name="active"))
         return validate_dataset(spec, events)
 
 

@@ -10,7 +10,7 @@ from monitoring.attempt import JobFaultError
 from monitoring.files import sha256_of, write_json
 from training import checkpoints
 from training.fetch.copying import copy_files
-from training.fetch.inspect import FACTS_FILE
+from training.fetch.inspect import FACTS_FILE, model_sha256
 from training.fetch.layout import wanted_names
 from training.fetch.request import Fetched, FetchRequest
 
@@ -45,4 +45,4 @@ def _name_base(request: FetchRequest) -> dict[str, str]:
         )
     path = request.folder / "adapter_config.json"
     write_json(path, {**json.loads(path.read_bytes()), "base_model_name_or_path": base.id})
-    return {"id": base.id, "sha256": base.sha256}
+    return {"id": base.id, "sha256": base.sha256 or model_sha256(Path(base.path))}

@@ -80,6 +80,12 @@ def write_facts(folder: Path, facts: ModelFacts, **more: Any) -> None:
     write_json(folder / FACTS_FILE, {**facts, **more})
 
 
+def model_sha256(folder: Path) -> str:
+    """One hash for a whole model: over the hashes of its files, `pilothouse.json` left out."""
+    hashes = {name: value for name, value in hashes_of(folder).items() if name != FACTS_FILE}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """A JSON object of a model folder. Raises ModelFaultError: `no_config`, `bad_config`, `remote_code`."""
     if not path.is_file():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.attempt import JobFaultError, JobPausedError, run_attempt
-from monitoring.events import EventWriter, JobSpec, read_secrets
+from monitoring.events import EventWriter, JobSpec, Phase, read_secrets
 from monitoring.files import publish_folder
 from training.fetch.checkpoint import fetch_checkpoint
 from training.fetch.directory import fetch_directory
@@ -40,6 +40,7 @@ def main(spec_path: Path) -> int:
 
 def _work(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]:
     with interruptible():
+        events.emit(Phase(name="active"))
         return fetch_model(spec, events, read_secrets(spec_path).get("hf_token"))
 
 
