@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from channels.db import database_sync_to_async
+from asgiref.sync import sync_to_async
 from ninja import Router, Status
 
 from controlplane.api.keys import ActorRequest
@@ -49,7 +49,7 @@ def register(request: ActorRequest, payload: RegisterModel) -> Status[dict[str, 
 async def set_active(request: ActorRequest, payload: ModelId, wait: bool = True) -> Status[dict[str, Any]]:
     """Starts the model's engine; the old one serves until it is ready. Answers then (at most 300 s, else 202)."""
     request.actor.require(Role.ADMIN)
-    deployment = await database_sync_to_async(deployments.activate)(request.actor, payload.id)
+    deployment = await sync_to_async(deployments.activate)(request.actor, payload.id)
     return await _activation(deployment, WAIT_SECONDS if wait else 0.0)
 
 
@@ -57,7 +57,7 @@ async def set_active(request: ActorRequest, payload: ModelId, wait: bool = True)
 async def reload(request: ActorRequest, wait: bool = False) -> Status[dict[str, Any]]:
     """Restarts the active model's engine; the old one ends when the new one is ready and its requests are done."""
     request.actor.require(Role.ADMIN)
-    deployment = await database_sync_to_async(deployments.reload)(request.actor)
+    deployment = await sync_to_async(deployments.reload)(request.actor)
     return await _activation(deployment, WAIT_SECONDS if wait else 0.0)
 
 
@@ -65,7 +65,7 @@ async def _activation(deployment: Deployment, wait_seconds: float) -> Status[dic
     """200 once the deployment is active, 202 while it is on its way. Raises ConflictError when it failed."""
     deadline = time.monotonic() + wait_seconds
     while True:
-        facts, active = await database_sync_to_async(_look)(deployment.pk)
+        facts, active = await sync_to_async(_look)(deployment.pk)
         if facts["is_active"] and facts["status"] == DeploymentStatus.READY:
             return Status(200, {"active_model": active, "deployment": deployment.pk, "status": facts["status"]})
         if facts["status"] in (DeploymentStatus.FAILED, DeploymentStatus.STOPPED, DeploymentStatus.DRAINING):

@@ -1,0 +1,144 @@
+"""Datasets over the API: facts, report, preview, download, deleting, and what the validation job reports."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from controlplane.models import Dataset, LiveMessage
+from controlplane.models.jobs import Status
+from controlplane.services import datasets
+from tests import factories
+
+pytestmark = [pytest.mark.django_db, pytest.mark.urls("controlplane.api.urls"), pytest.mark.usefixtures("home")]
+
+REPORT = {
+    "faults": [{"line": 2, "code": "no_assistant", "message": "No message is the assistant's."}],
+    "fault_count": 1,
+    "tokens": {"min": 3, "p50": 5, "p95": 9, "max": 9, "total": 51, "sampled": False},
+}
+
+
+@pytest.fixture
+def reader() -> Client:
+    """A client that may look."""
+    return factories.make_client("read")
+
+
+def test_a_dataset_is_listed_and_told_with_its_report(reader: Client) -> None:
+    dataset = factories.make_dataset("chats", report=REPORT)
+    listed = reader.get("/api/datasets").json()["datasets"]
+    assert [(item["id"], item["name"], item["version"], item["status"]) for item in listed] == [
+        (dataset.pk, "chats", 1, "ready")
+    ]
+    assert "report" not in listed[0]
+    told = reader.get(f"/api/datasets/{dataset.pk}").json()
+    assert told["examples"] == 3
+    assert told["sha256"] == dataset.sha256
+    assert told["report"] == REPORT
+
+
+def test_a_dataset_is_found_by_id_and_by_name_in_its_newest_version() -> None:
+    first, second = factories.make_dataset("chats"), factories.make_dataset("chats")
+    number = factories.make_dataset("2024")
+    assert datasets.get(first.pk) == datasets.get(str(first.pk)) == first
+    assert datasets.get("chats") == second
+    assert datasets.get("2024") == number
+
+
+def test_a_preview_pages_through_the_rows(reader: Client) -> None:
+    rows = factories.chat_rows(5)
+    dataset = factories.make_dataset(rows=rows)
+    answer = reader.get(f"/api/datasets/{dataset.pk}/preview?offset=3&limit=10").json()
+    assert answer == {"offset": 3, "total": 5, "rows": rows[3:]}
+
+
+@pytest.mark.parametrize("query", ["offset=-1", "limit=0", "limit=201", "limit=x"])
+def test_a_preview_of_impossible_figures_is_refused(reader: Client, query: str) -> None:
+    dataset = factories.make_dataset()
+    assert reader.get(f"/api/datasets/{dataset.pk}/preview?{query}").status_code == 422
+
+
+def test_a_preview_before_the_validation_is_a_conflict(reader: Client) -> None:
+    dataset = factories.make_dataset(status="validating")
+    response = reader.get(f"/api/datasets/{dataset.pk}/preview")
+    assert response.status_code == 409
+    assert "being validated" in response.json()["detail"]
+
+
+def test_a_download_is_the_file_as_it_came(reader: Client) -> None:
+    dataset = factories.make_dataset(filename='we"ird\u00e4.jsonl')
+    response: Any = reader.get(f"/api/datasets/{dataset.pk}/download")
+    assert b"".join(response.streaming_content) == (dataset.folder / "source.jsonl").read_bytes()
+    assert response["Content-Disposition"].startswith("attachment;")
+    assert "\n" not in response["Content-Disposition"]
+    assert int(response["Content-Length"]) == dataset.bytes
+
+
+@pytest.mark.parametrize("path", ["", "/preview", "/download"])
+def test_an_unknown_dataset_is_404(reader: Client, path: str) -> None:
+    assert reader.get(f"/api/datasets/999999{path}").status_code == 404
+
+
+def test_deleting_takes_row_and_files(home: Path) -> None:
+    dataset = factories.make_dataset(created_by="key mine")
+    client = factories.make_client("use", name="mine")
+    assert client.delete(f"/api/datasets/{dataset.pk}").status_code == 204
+    assert not Dataset.objects.exists()
+    assert list((home / "datasets").iterdir()) == []
+    assert client.delete(f"/api/datasets/{dataset.pk}").status_code == 404
+
+
+def test_deleting_what_others_made_needs_an_admin() -> None:
+    dataset = factories.make_dataset()
+    assert factories.make_client("read").delete(f"/api/datasets/{dataset.pk}").status_code == 403
+    assert factories.make_client("use").delete(f"/api/datasets/{dataset.pk}").status_code == 403
+    assert factories.make_client("admin").delete(f"/api/datasets/{dataset.pk}").status_code == 204
+
+
+def test_deleting_is_refused_while_a_run_uses_it() -> None:
+    run = factories.make_run("first")
+    response = factories.make_client("admin").delete(f"/api/datasets/{run.dataset_id}")
+    assert response.status_code == 409
+    assert "first" in response.json()["detail"]
+    assert run.dataset.rows_path.exists()
+
+
+def test_deleting_is_refused_while_it_is_being_validated() -> None:
+    job = factories.make_job("validate", Status.RUNNING)
+    dataset = factories.make_dataset(status="validating", job=job)
+    response = factories.make_client("admin").delete(f"/api/datasets/{dataset.pk}")
+    assert response.status_code == 409
+    assert f"job {job.pk}" in response.json()["detail"]
+
+
+def test_a_finished_validation_is_stored_and_told() -> None:
+    dataset = factories.make_dataset(status="validating")
+    datasets.finished(dataset.pk, {"status": "ready", "examples": 3, "reason": "", "report": REPORT})
+    dataset.refresh_from_db()
+    assert (dataset.status, dataset.examples, dataset.report) == ("ready", 3, REPORT)
+    message = LiveMessage.objects.filter(topic="datasets").latest("seq")
+    assert (message.kind, message.data["id"], message.data["status"]) == ("status", dataset.pk, "ready")
+
+
+def test_a_rejected_dataset_says_why(reader: Client) -> None:
+    dataset = factories.make_dataset(status="validating")
+    values = {"status": "rejected", "examples": 0, "reason": "Half of its rows are faulty.", "report": REPORT}
+    datasets.finished(dataset.pk, values)
+    told = reader.get(f"/api/datasets/{dataset.pk}").json()
+    assert (told["status"], told["reason"]) == ("rejected", "Half of its rows are faulty.")
+    assert "rejected" in reader.get(f"/api/datasets/{dataset.pk}/preview").json()["detail"]
+
+
+def test_a_validation_that_failed_rejects_the_dataset() -> None:
+    dataset = factories.make_dataset(status="validating")
+    datasets.failed(dataset.pk, {"code": "disk_full", "message": "The disk is full.", "fix": "Free space."})
+    dataset.refresh_from_db()
+    assert dataset.status == "rejected"
+    assert dataset.reason == "It could not be validated: The disk is full. Free space."
+
+
+def test_news_of_a_dataset_that_has_gone_is_no_error() -> None:
+    datasets.finished(999999, {"status": "ready", "examples": 1, "reason": "", "report": {}})
+    datasets.failed(999999, {"message": "x"})
