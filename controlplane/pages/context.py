@@ -1,0 +1,68 @@
+"""What every page's frame shows: navigation, counts, role. Runs in the web process.
+
+Counts are asked of the data base only when a template shows them, so fragments pay nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.functional import SimpleLazyObject
+
+from controlplane.models import Dataset, Host, Job, LanguageModel, Run
+from controlplane.models.access import Role
+from controlplane.models.jobs import Kind, Status
+
+
+@dataclass(frozen=True)
+class Place:
+    """One line of the navigation. `count` None: nothing worth a number."""
+
+    name: str
+    url: str
+    icon: str
+    is_current: bool
+    count: int | None
+
+
+def _open_jobs() -> int:
+    return Job.objects.filter(status__in=(Status.PENDING, Status.RUNNING)).exclude(kind=Kind.SERVE).count()
+
+
+PLACES: tuple[tuple[str, str, Callable[[], int] | None], ...] = (
+    ("Bridge", "bridge", None),
+    ("Runs", "runs", lambda: Run.objects.filter(job__status=Status.RUNNING).count()),
+    ("Models", "models", LanguageModel.objects.count),
+    ("Datasets", "datasets", Dataset.objects.count),
+    ("Chat", "chat", None),
+    ("Queue", "queue", _open_jobs),
+    ("Hosts", "hosts", Host.objects.count),
+    ("Settings", "settings", None),
+)
+
+
+def places(path: str) -> list[Place]:
+    """The navigation as seen from `path`."""
+    found = []
+    for name, view, count in PLACES:
+        url = reverse(view)
+        is_current = path == url if url == "/" else path.startswith(url)
+        found.append(Place(name, url, view, is_current, count() if count else None))
+    return found
+
+
+def navigation(request: HttpRequest) -> dict[str, Any]:
+    """The context processor."""
+    user = getattr(request, "user", None)
+    if user is None or not user.is_authenticated:
+        return {}
+    role = user.actor().role
+    return {
+        "places": SimpleLazyObject(lambda: places(request.path)),
+        "role": role.word,
+        "may_use": role >= Role.USE,
+        "may_admin": role >= Role.ADMIN,
+        "host_count": SimpleLazyObject(Host.objects.count),
+    }

@@ -1,0 +1,95 @@
+"""Datasets: the list, uploading, the report, the preview. Runs in the web process."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from controlplane.errors import ConflictError
+from controlplane.models import Dataset
+from controlplane.pages.actors import actor
+from controlplane.pages.topics import mark
+from controlplane.services import datasets, settings
+
+PREVIEW_ROWS = 10
+HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 400, 100
+
+
+def dataset_list(request: HttpRequest) -> HttpResponse:
+    """All datasets."""
+    context = {"live": mark("datasets"), "rows": datasets.list_datasets()}
+    template = "datasets/rows.html" if request.headers.get("HX-Request") else "datasets/list.html"
+    return render(request, template, context)
+
+
+def dataset_upload(request: HttpRequest) -> HttpResponse:
+    """The form; upload.js sends the file in parts through the API."""
+    limits = {"max_bytes": settings.get("uploads.max_bytes"), "suffixes": ",".join(datasets.SUFFIXES)}
+    return render(request, "datasets/upload.html", limits)
+
+
+def dataset_page(request: HttpRequest, dataset_id: int) -> HttpResponse:
+    """One dataset: how it stands, what was found, what is in it."""
+    live = mark("datasets")
+    dataset = datasets.get(dataset_id)
+    report = dataset.report or {}
+    context = {
+        "live": live, "dataset": dataset, "report": report, "tokens": report.get("tokens"),
+        "bars": _bars(report), "mine": actor(request).may_change(dataset.created_by),
+        "runs": dataset.runs.order_by("-id")[:10], **_preview(dataset, _offset(request)),
+    }  # fmt: skip
+    template = "datasets/body.html" if request.headers.get("HX-Request") else "datasets/page.html"
+    return render(request, template, context)
+
+
+def dataset_preview(request: HttpRequest, dataset_id: int) -> HttpResponse:
+    """Ten rows from `offset` on."""
+    dataset = datasets.get(dataset_id)
+    return render(request, "datasets/preview.html", {"dataset": dataset, **_preview(dataset, _offset(request))})
+
+
+def _offset(request: HttpRequest) -> int:
+    text = request.GET.get("offset", "0")
+    return int(text) if text.isdecimal() and len(text) < 12 else 0
+
+
+def _preview(dataset: Dataset, offset: int) -> dict[str, Any]:
+    try:
+        found = datasets.preview(dataset, offset, PREVIEW_ROWS)
+    except ConflictError as error:
+        return {"preview": None, "preview_reason": error.message}
+    total = found["total"] or 0
+    following = offset + PREVIEW_ROWS
+    rows = [{"number": offset + index + 1, **row} for index, row in enumerate(found["rows"])]
+    return {
+        "preview": rows, "total": total, "first": offset + 1, "last": offset + len(rows),
+        "before": max(0, offset - PREVIEW_ROWS) if offset else None, "after": following if following < total else None,
+    }  # fmt: skip
+
+
+def _bars(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The histogram of tokens as rectangles of a picture of 400 by 100."""
+    bins = (report.get("tokens") or {}).get("histogram") or []
+    highest = max((item["count"] for item in bins), default=0)
+    if not highest:
+        return []
+    width = HISTOGRAM_WIDTH / len(bins)
+    bars = []
+    for index, item in enumerate(bins):
+        height = HISTOGRAM_HEIGHT * item["count"] / highest
+        bars.append({
+            "x": round(index * width + 1, 2), "y": round(HISTOGRAM_HEIGHT - height, 2), "width": round(width - 2, 2),
+            "height": round(height, 2), "count": item["count"], "from": item["from_tokens"], "to": item["to_tokens"],
+        })  # fmt: skip
+    return bars
+
+
+@require_POST
+def dataset_delete(request: HttpRequest, dataset_id: int) -> HttpResponse:
+    """Takes a dataset and its files away."""
+    dataset = datasets.get(dataset_id)
+    datasets.delete(actor(request), dataset_id)
+    messages.success(request, f"The dataset {dataset} is deleted.")
+    return redirect("datasets")

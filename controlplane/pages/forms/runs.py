@@ -1,0 +1,192 @@
+"""The form that starts a run, made from the fields of `training.config`. Runs in the web process.
+
+What was typed is kept as typed: every field is text until `clean` turns it into the schema's kind.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django import forms
+from django.forms import BoundField
+
+from controlplane.models import Dataset, LanguageModel
+from controlplane.pages.forms.base import PageForm, dress
+from training.config.fields import FieldInfo, sections
+from training.profiles.base import load_profile, profile_names
+
+CHOSEN_ABOVE = frozenset({"data.train_dataset", "model.model", "profile.name", "output.output_dir"})
+"""Settings that the form asks in its own words, or that are no choice."""
+
+EVAL_FRACTION = "data.eval_fraction"
+"""The dataset has its own share; it holds unless another is typed here."""
+
+PRIORITIES = [("normal", "normal"), ("high", "high: before the others"), ("low", "low: when nothing else waits")]
+SPECIAL = {
+    "hyperparams": "How it learns", "profile": "Profile", "monitoring": "What is measured", "data": "Data",
+    "model": "Weights", "output": "What it leaves behind", "environment": "Machine",
+}  # fmt: skip
+
+
+class SettingField(forms.CharField):
+    """One setting of TrainerConfig: a text that must become the setting's kind within its range."""
+
+    def __init__(self, info: FieldInfo) -> None:
+        widget, initial = _widget(info)
+        super().__init__(
+            label=info.title, required=False, help_text=info.description, initial=initial, widget=widget, strip=False
+        )
+        self.info = info
+        self.unit = info.unit
+        self.allowed = _range_words(info)
+
+    def clean(self, value: Any) -> Any:
+        """The value in the setting's kind; the default where nothing was typed. Raises ValidationError."""
+        info = self.info
+        if info.kind == "boolean":
+            return bool(value) and str(value).lower() not in ("false", "0", "off")
+        text = str(value or "")
+        if not text.strip() and info.kind != "text":
+            return info.default
+        try:
+            return _read(info, text)
+        except ValueError:
+            raise forms.ValidationError(f"Give {info.allowed}.") from None
+
+
+def _widget(info: FieldInfo) -> tuple[forms.Widget, Any]:
+    if info.kind == "boolean":
+        return forms.CheckboxInput(), info.default
+    if info.kind == "choice":
+        return forms.Select(choices=[(choice, choice) for choice in info.choices]), info.default
+    if info.kind == "list":
+        return forms.Textarea(attrs={"rows": 3, "placeholder": "one a line"}), "\n".join(info.default or ())
+    if info.kind == "object":
+        return forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}), json.dumps(info.default or {})
+    if info.name == "system_prompt":
+        return forms.Textarea(attrs={"rows": 3}), info.default
+    if info.path == EVAL_FRACTION:
+        return forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "the dataset's own share"}), ""
+    mode = {"integer": "numeric", "number": "decimal"}.get(info.kind)
+    attrs = {"inputmode": mode, "autocomplete": "off"} if mode else {"autocomplete": "off"}
+    initial = f"{info.default:g}" if info.kind == "number" else info.default
+    return forms.TextInput(attrs=attrs), initial
+
+
+def _range_words(info: FieldInfo) -> str:
+    if info.kind not in ("integer", "number") or (info.minimum is None and info.maximum is None):
+        return ""
+    return info.allowed.removeprefix("a whole number ").removeprefix("a number ").removesuffix(info.unit).strip()
+
+
+def _read(info: FieldInfo, text: str) -> Any:
+    """The text as the setting's kind. Raises ValueError outside of its range too."""
+    match info.kind:
+        case "integer":
+            return _within(info, int(text.replace(",", "").replace("_", "").strip()))
+        case "number":
+            return _within(info, float(text.strip()))
+        case "list":
+            return [line.strip() for line in text.splitlines() if line.strip()]
+        case "object":
+            value = json.loads(text)
+            if not isinstance(value, dict):
+                raise ValueError("not an object")
+            return value
+        case "choice":
+            if text not in info.choices:
+                raise ValueError("not a choice")
+    return text
+
+
+def _within(info: FieldInfo, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("not finite")
+    low, high = info.minimum, info.maximum
+    if low is not None and (value < low or (info.minimum_exclusive and value == low)):
+        raise ValueError("too small")
+    if high is not None and (value > high or (info.maximum_exclusive and value == high)):
+        raise ValueError("too large")
+    return value
+
+
+@dataclass(frozen=True)
+class Section:
+    """A card of the form: its fields that everyone sees, and those behind a fold (open when one has a fault)."""
+
+    name: str
+    title: str
+    description: str
+    essential: list[BoundField]
+    advanced: list[BoundField]
+    is_open: bool
+
+
+class RunForm(PageForm):
+    """A run: what it is called, what it learns from, and every setting."""
+
+    name = forms.CharField(
+        label="Name", max_length=200, help_text="What you will look for in the list.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "sea-style on SmolLM2"}),
+    )  # fmt: skip
+    dataset = forms.ChoiceField(label="Dataset")
+    model = forms.ChoiceField(label="Model to start from")
+    profile = forms.ChoiceField(label="Profile", help_text="How each example is changed before it is trained on.")
+    priority = forms.ChoiceField(label="Place in the queue", choices=PRIORITIES)
+
+    def __init__(self, datasets: Iterable[Dataset], models: Iterable[LanguageModel], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._choose("dataset", [(str(row.pk), f"{row} · {row.examples:,} examples") for row in datasets])
+        self._choose("model", [(row.name, row.name) for row in models])
+        self._choose("profile", [(name, f"{name}: {load_profile(name).description}") for name in profile_names()])
+        self.initial.setdefault("profile", "plain")
+        for section in sections():
+            for info in section.fields:
+                if info.section != "locked" and info.path not in CHOSEN_ABOVE:
+                    field = SettingField(info)
+                    self.fields[info.path] = field
+                    dress(field.widget)
+
+    def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
+        field.choices = choices
+
+    def head(self) -> list[BoundField]:
+        """What a run is made of."""
+        return [self[name] for name in ("name", "dataset", "model", "profile", "priority")]
+
+    def cards(self) -> list[Section]:
+        """The settings, section by section."""
+        found = []
+        for section in sections():
+            infos = [info for info in section.fields if info.path in self.fields]
+            if infos:
+                essential = [self[info.path] for info in infos if not info.advanced]
+                advanced = [self[info.path] for info in infos if info.advanced]
+                is_open = any(field.errors for field in advanced)
+                title = SPECIAL.get(section.name, section.title)
+                found.append(Section(section.name, title, section.description, essential, advanced, is_open))
+        return found
+
+    def config(self) -> dict[str, dict[str, Any]]:
+        """What differs from the defaults, nested by section, as `services.runs.create` takes it."""
+        config: dict[str, dict[str, Any]] = {}
+        for path, field in self.fields.items():
+            if isinstance(field, SettingField):
+                value = self.cleaned_data[path]
+                if path == EVAL_FRACTION and not str(self.data.get(path, "")).strip():
+                    continue
+                if value != _plain(field.info.default) or path == EVAL_FRACTION:
+                    config.setdefault(field.info.section, {})[field.info.name] = value
+        return config
+
+    def paths(self) -> dict[str, str]:
+        """The service's names of the fields, to put its refusals beside them."""
+        return {f"config.{path}": path for path in self.fields}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,63 @@
+"""What holds for every page: a one-time password is changed first, and a refusal becomes a sentence. Web process."""
+
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.utils.http import url_has_allowed_host_and_scheme
+
+from controlplane.errors import PilothouseError
+
+PAGES_PACKAGE = "controlplane.pages."
+
+
+class PagesMiddleware:
+    """Goes behind the authentication and messages middleware."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        """Sends whoever still has a one-time password to the form that changes it."""
+        if getattr(request.user, "must_change_password", False) and not _is_open(request.path):
+            if request.path.startswith(("/api/", "/v1/")):
+                return JsonResponse({"detail": "Change your one-time password on the web page first."}, status=403)
+            return redirect("password")
+        return self.get_response(request)
+
+    def process_view(
+        self, request: HttpRequest, view: Callable[..., HttpResponseBase], _args: object, _kwargs: object
+    ) -> None:
+        """Notes whether the address is one of our pages: the API translates its own errors."""
+        request.is_page = view.__module__.startswith(PAGES_PACKAGE)  # type: ignore[attr-defined]
+
+    def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponseBase | None:
+        """A refusal of a service: beside the button that asked where there was one, else as an error page."""
+        if not isinstance(error, PilothouseError) or not getattr(request, "is_page", False):
+            return None
+        if request.headers.get("HX-Request"):
+            return HttpResponse(error.message, status=error.status_code, content_type="text/plain; charset=utf-8")
+        if request.method == "POST" and (back := _referrer(request)):
+            messages.error(request, error.message)
+            return HttpResponseRedirect(back)
+        template = f"{error.status_code}.html" if error.status_code in (403, 404) else "refused.html"
+        return render(
+            request, template, {"exception": error.message, "reason": error.message}, status=error.status_code
+        )
+
+
+def _is_open(path: str) -> bool:
+    return path in (reverse("password"), reverse("logout"), reverse("login")) or path.startswith(settings.STATIC_URL)
+
+
+def _referrer(request: HttpRequest) -> str:
+    """The page of ours that a form was sent from, or nothing."""
+    whole = request.META.get("HTTP_REFERER", "")
+    if not url_has_allowed_host_and_scheme(whole, {request.get_host()}):
+        return ""
+    parts = urlsplit(whole)
+    return parts.path + (f"?{parts.query}" if parts.query else "")

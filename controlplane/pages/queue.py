@@ -1,0 +1,65 @@
+"""The queue: what runs, what waits and why, what ended. Runs in the web process."""
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from controlplane.models import Job
+from controlplane.models.access import Actor
+from controlplane.models.jobs import Kind, Priority, Status
+from controlplane.pages.actors import actor
+from controlplane.pages.topics import mark
+from controlplane.services import jobs
+
+ENDED_SHOWN = 40
+
+
+def queue(request: HttpRequest) -> HttpResponse:
+    """All jobs, by what they do now."""
+    live = mark("jobs")
+    template = "queue/tables.html" if request.headers.get("HX-Request") else "queue/queue.html"
+    return render(request, template, {"live": live, **_tables(actor(request))})
+
+
+def _tables(who: Actor) -> dict[str, Any]:
+    going = [*jobs.list_jobs(status=Status.RUNNING), *jobs.list_jobs(status=Status.PAUSED)]
+    ended = [job for job in jobs.list_jobs(limit=200) if job.has_ended][:ENDED_SHOWN]
+    return {
+        "going": [_row(job, who) for job in going], "waiting": [_row(job, who) for job in jobs.queue()],
+        "ended": [_row(job, who) for job in ended], "statistics": jobs.statistics(),
+        "priorities": [level.name.lower() for level in reversed(Priority)],
+    }  # fmt: skip
+
+
+def _row(job: Job, who: Actor) -> dict[str, Any]:
+    run = getattr(job, "run", None)
+    return {
+        "job": job, "run": run, "mine": who.may_change(job.created_by), "priority": Priority(job.priority).name.lower(),
+        "retriable": job.status in (Status.FAILED, Status.CANCELLED) and job.kind != Kind.SERVE,
+    }  # fmt: skip
+
+
+@require_POST
+def job_cancel(request: HttpRequest, job_id: int) -> HttpResponse:
+    """Ends a job now."""
+    job = jobs.cancel(actor(request), job_id)
+    messages.info(request, f"Job {job.pk} ends now.")
+    return redirect("queue")
+
+
+@require_POST
+def job_retry(request: HttpRequest, job_id: int) -> HttpResponse:
+    """Puts an ended job back."""
+    job = jobs.retry(actor(request), job_id)
+    messages.info(request, f"Job {job.pk} is in the queue again.")
+    return redirect("queue")
+
+
+@require_POST
+def job_priority(request: HttpRequest, job_id: int) -> HttpResponse:
+    """Changes a job's place."""
+    jobs.set_priority(actor(request), job_id, request.POST.get("priority", ""))
+    return redirect("queue")

@@ -1,0 +1,24 @@
+// What every page has.
+import "./connection.js";
+import "./fragments.js";
+import "./progress.js";
+import "./dialogs.js";
+import "./palette.js";
+import "./time.js";
+import "./toasts.js";
+
+function showTheme() {
+  const chosen = window.pilothouseTheme.choice();
+  for (const button of document.querySelectorAll("[data-theme-choice]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.themeChoice === chosen));
+  }
+}
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-theme-choice]");
+  if (button) { window.pilothouseTheme.choose(button.dataset.themeChoice); showTheme(); }
+});
+showTheme();
+
+// The first fault of a form is where one goes on.
+document.querySelector("[aria-invalid=true]")?.focus();

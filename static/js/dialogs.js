@@ -1,0 +1,40 @@
+// Dialogs: data-open shows one (and fills in what the button carries), data-close closes it, data-confirm asks first.
+
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-open]");
+  if (opener) return open(opener);
+  const closer = event.target.closest("[data-close]");
+  if (closer) closer.closest("dialog").close();
+  else if (event.target instanceof HTMLDialogElement) event.target.close();
+  const dismisser = event.target.closest("[data-dismiss]");
+  if (dismisser) dismisser.closest(".message").remove();
+});
+
+function open(button) {
+  const dialog = document.getElementById(button.dataset.open);
+  if (button.dataset.action) dialog.querySelector("form").action = button.dataset.action;
+  for (const place of dialog.querySelectorAll("[data-fill]")) place.textContent = button.dataset[place.dataset.fill];
+  for (const place of dialog.querySelectorAll("[data-fill-value]")) place.value = button.dataset[place.dataset.fillValue];
+  dialog.showModal();
+}
+
+// The form's own submission goes on when the question was answered with yes.
+const confirmed = new WeakSet();
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.dataset?.confirm || confirmed.has(form)) return;
+  event.preventDefault();
+  const dialog = document.getElementById("confirm"), yes = document.getElementById("confirm-yes");
+  document.getElementById("confirm-title").textContent = form.dataset.confirm;
+  document.getElementById("confirm-text").textContent = form.dataset.confirmText || "";
+  yes.textContent = form.dataset.confirmYes || "Yes";
+  yes.classList.toggle("solid-bad", "confirmBad" in form.dataset);
+  yes.classList.toggle("primary", !("confirmBad" in form.dataset));
+  const submitter = event.submitter;
+  yes.onclick = () => {
+    dialog.close();
+    confirmed.add(form);
+    form.requestSubmit(submitter?.isConnected ? submitter : undefined);
+  };
+  dialog.showModal();
+});
