@@ -5,6 +5,7 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 
+from controlplane.errors import NotFoundError
 from controlplane.models import AuditLine
 from controlplane.models.jobs import Kind, Status
 from controlplane.pages import context
@@ -25,6 +26,8 @@ def bridge(request: HttpRequest) -> HttpResponse:
 def part(request: HttpRequest, name: str) -> HttpResponse:
     """One part of the page, drawn anew when something was announced."""
     makers = {"instruments": _instruments, "running": _running, "work": _work}
+    if name not in makers:
+        raise NotFoundError(f"The bridge has no part {name!r}.")
     return render(request, f"bridge/{name}.html", makers[name]())
 
 

@@ -51,12 +51,14 @@ class PagesMiddleware:
 
 
 def _is_open(path: str) -> bool:
-    return path in (reverse("password"), reverse("logout"), reverse("login")) or path.startswith(settings.STATIC_URL)
+    return path in (reverse("password"), reverse("logout"), reverse("login")) or path.startswith(
+        str(settings.STATIC_URL)
+    )
 
 
 def _referrer(request: HttpRequest) -> str:
     """The page of ours that a form was sent from, or nothing."""
-    whole = request.META.get("HTTP_REFERER", "")
+    whole = str(request.META.get("HTTP_REFERER", ""))
     if not url_has_allowed_host_and_scheme(whole, {request.get_host()}):
         return ""
     parts = urlsplit(whole)

@@ -8,7 +8,7 @@ from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST
 
-from controlplane.errors import InvalidInputError, PilothouseError
+from controlplane.errors import InvalidInputError, NotFoundError, PilothouseError
 from controlplane.models import Run, Sample
 from controlplane.models.access import Role
 from controlplane.models.datasets import DatasetStatus
@@ -78,6 +78,8 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
 
 def run_part(request: HttpRequest, run_id: int, name: str) -> HttpResponse:
     """One part of the page, drawn anew when something was announced."""
+    if name not in PARTS:
+        raise NotFoundError(f"A run's page has no part {name!r}.")
     return render(request, f"runs/{name}.html", _watch(request, runs.get(run_id)))
 
 

@@ -1,7 +1,7 @@
 """Addresses of pages. A model's name may hold slashes, so it stands last. Runs in the web process."""
 
 from django.contrib.auth.decorators import login_not_required
-from django.urls import path, re_path
+from django.urls import path
 from django.urls.resolvers import URLPattern, URLResolver
 
 from controlplane.pages import account, bridge, chat, datasets, hosts, models, queue, runs, settings
@@ -11,14 +11,12 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("logout", login_not_required(account.Logout.as_view()), name="logout"),
     path("password", account.password, name="password"),
     path("", bridge.bridge, name="bridge"),
-    re_path(r"^bridge/(?P<name>instruments|running|work)$", bridge.part, name="bridge-part"),
+    path("bridge/<slug:name>", bridge.part, name="bridge-part"),
     path("navigation", bridge.navigation, name="navigation"),
     path("runs/", runs.run_list, name="runs"),
     path("runs/new", runs.run_new, name="run-new"),
     path("runs/<int:run_id>/", runs.run_page, name="run"),
-    re_path(
-        r"^runs/(?P<run_id>[0-9]{1,18})/(?P<name>head|checkpoints|samples|result)$", runs.run_part, name="run-part"
-    ),
+    path("runs/<int:run_id>/parts/<slug:name>", runs.run_part, name="run-part"),
     path("runs/<int:run_id>/stop", runs.run_stop, name="run-stop"),
     path("runs/<int:run_id>/pause", runs.run_pause, name="run-pause"),
     path("runs/<int:run_id>/resume", runs.run_resume, name="run-resume"),

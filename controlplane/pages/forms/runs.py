@@ -57,22 +57,32 @@ class SettingField(forms.CharField):
 
 
 def _widget(info: FieldInfo) -> tuple[forms.Widget, Any]:
-    if info.kind == "boolean":
-        return forms.CheckboxInput(), info.default
-    if info.kind == "choice":
-        return forms.Select(choices=[(choice, choice) for choice in info.choices]), info.default
-    if info.kind == "list":
-        return forms.Textarea(attrs={"rows": 3, "placeholder": "one a line"}), "\n".join(info.default or ())
-    if info.kind == "object":
-        return forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}), json.dumps(info.default or {})
-    if info.name == "system_prompt":
-        return forms.Textarea(attrs={"rows": 3}), info.default
+    """How a setting is asked, and what stands there at first."""
+    widget: forms.Widget
+    initial = info.default
+    match info.kind:
+        case "boolean":
+            widget = forms.CheckboxInput()
+        case "choice":
+            widget = forms.Select(choices=[(choice, choice) for choice in info.choices])
+        case "list":
+            widget = forms.Textarea(attrs={"rows": 3, "placeholder": "one a line"})
+            initial = "\n".join(info.default or ())
+        case "object":
+            widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false"})
+            initial = json.dumps(info.default or {})
+        case "integer" | "number":
+            mode = "numeric" if info.kind == "integer" else "decimal"
+            widget = forms.TextInput(attrs={"inputmode": mode, "autocomplete": "off"})
+            initial = f"{info.default:g}" if info.kind == "number" else info.default
+        case _ if info.name == "system_prompt":
+            widget = forms.Textarea(attrs={"rows": 3})
+        case _:
+            widget = forms.TextInput(attrs={"autocomplete": "off"})
     if info.path == EVAL_FRACTION:
-        return forms.TextInput(attrs={"inputmode": "decimal", "placeholder": "the dataset's own share"}), ""
-    mode = {"integer": "numeric", "number": "decimal"}.get(info.kind)
-    attrs = {"inputmode": mode, "autocomplete": "off"} if mode else {"autocomplete": "off"}
-    initial = f"{info.default:g}" if info.kind == "number" else info.default
-    return forms.TextInput(attrs=attrs), initial
+        widget.attrs["placeholder"] = "the dataset's own share"
+        initial = ""
+    return widget, initial
 
 
 def _range_words(info: FieldInfo) -> str:
