@@ -1,1 +1,57 @@
 """Fixtures that every test may use."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.product import CHECKOUT, Product
+from tests.tiny import build_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Qwen3's folder; not to be changed."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+COLLECT = """
+import django, pathlib, sys
+django.setup()
+from controlplane.collecting import collect_if_changed
+collect_if_changed(pathlib.Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="session")
+def static_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with nothing but collected static files."""
+    home = tmp_path_factory.mktemp("static")
+    environment = {**os.environ, "PILOTHOUSE_HOME": str(home), "DJANGO_SETTINGS_MODULE": "controlplane.settings"}
+    subprocess.run([sys.executable, "-c", COLLECT, str(home)], cwd=CHECKOUT, env=environment, check=True, timeout=180)
+    return home
+
+
+@pytest.fixture(scope="session")
+def product(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path) -> Iterator[Product]:
+    """The running product, shared: give what you create names of its own, and kill nothing."""
+    running = Product(tmp_path_factory.mktemp("product"), tiny_model, static_home)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def own_product(tmp_path: Path, tiny_model: Path, static_home: Path) -> Iterator[Product]:
+    """A running product of the test's own: kill what you like."""
+    running = Product(tmp_path, tiny_model, static_home)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.close()
