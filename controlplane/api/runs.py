@@ -50,13 +50,13 @@ def get_run(request: ActorRequest, run_id: int) -> dict[str, Any]:
 def get_metrics(
     request: ActorRequest,
     run_id: int,
-    keys: Annotated[list[str] | None, Query()] = None,
+    wanted: Annotated[list[str] | None, Query(alias="keys")] = None,  # Ninja stumbles over a parameter called keys
     after_step: int | None = None,
     max_points: int = 2000,
 ) -> dict[str, Any]:
     """Curves, thinned to `max_points` each. `keys`: comma-separated, or repeated; all without it."""
-    wanted = None if keys is None else [key for item in keys for key in item.split(",") if key]
-    return runs.series(runs.get(run_id), wanted, after_step, max_points)
+    keys = None if wanted is None else [key for item in wanted for key in item.split(",") if key]
+    return runs.series(runs.get(run_id), keys, after_step, max_points)
 
 
 @router.post("/runs/{int:run_id}/stop", response=Run)
