@@ -45,6 +45,7 @@ def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
     # What follows imports the reactor, so it can only come now.
     from daphne.server import Server
 
+    from controlplane.api.bodies import limit_bodies
     from controlplane.asgi import application
     from controlplane.dispatch import Dispatcher
     from controlplane.live.announce import bind_loop
@@ -54,6 +55,7 @@ def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
     if dispatch:
         dispatcher.start()
     listener.set_inheritable(True)
+    limit_bodies()
     server = Server(
         application=application,
         endpoints=[f"fd:fileno={listener.fileno()}"],
