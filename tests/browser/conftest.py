@@ -1,0 +1,65 @@
+"""Fixtures of the browser tests. Each test here is marked `browser`, and skipped where no browser is (never in CI)."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.server import WatchedPage, chromium_path, launched, opened
+from tests.product import Product
+
+OpenPage = Callable[..., WatchedPage]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what lies in this folder."""
+    for item in items:
+        if "tests/browser/" in item.path.as_posix():
+            item.add_marker(pytest.mark.browser)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium, for one module: Playwright's loop, while it runs, keeps Django's ORM out of this thread."""
+    path = chromium_path()
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("no Chromium or Chrome was found, and CI needs one")
+        pytest.skip("no Chromium or Chrome was found: install one, or name it in PILOTHOUSE_CHROMIUM")
+    with sync_playwright() as playwright, launched(playwright, path) as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(browser: Browser, product: Product) -> Iterator[OpenPage]:
+    """Opens pages: `open_page("use", viewport={...})`, also of another product: `open_page(of=own_product)`.
+
+    A test that takes both names `own_product` first, so that pages are closed before their product is.
+    """
+    with ExitStack() as stack:
+
+        def open_one(role: str | None = "admin", *, of: Product | None = None, **options: Any) -> WatchedPage:
+            return stack.enter_context(opened(browser, of or product, role, **options))
+
+        yield open_one
+
+
+@pytest.fixture
+def admin_page(open_page: OpenPage) -> WatchedPage:
+    """A page of an admin's."""
+    return open_page("admin")
+
+
+@pytest.fixture
+def use_page(open_page: OpenPage) -> WatchedPage:
+    """A page of somebody's who may use the product."""
+    return open_page("use")
+
+
+@pytest.fixture
+def anonymous_page(open_page: OpenPage) -> WatchedPage:
+    """A page of nobody's."""
+    return open_page(None)
