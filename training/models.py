@@ -77,7 +77,9 @@ def load_model(start: Start, config: TrainerConfig) -> Any:
     set_seed(config.hyperparams.seed)
     model = load_base(start.base, config)
     if config.model.method == "full":
-        return PeftModel.from_pretrained(model, start.adapter).merge_and_unload() if start.adapter else model
+        if start.adapter is not None:
+            model = PeftModel.from_pretrained(model, start.adapter).merge_and_unload()
+        return model.requires_grad_(True)
     if config.model.gradient_checkpointing:
         model.enable_input_require_grads()
     if start.adapter is not None:

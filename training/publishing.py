@@ -9,7 +9,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -74,9 +74,10 @@ def publish_model(model: Any, tokenizer: Any, origin: Origin) -> ModelFacts:
 def _published(final: Path, origin: Origin) -> ModelFacts | None:
     """The facts of the model that stands at `final` already, when it is this run's."""
     path = final / FACTS_FILE
-    if not path.is_file() or json.loads(path.read_text()).get("run") != origin.run_id:
+    facts = json.loads(path.read_text()) if path.is_file() else {}
+    if facts.get("run") != origin.run_id:
         return None
-    return inspect_model(final)
+    return cast(ModelFacts, {name: facts[name] for name in ModelFacts.__annotations__})
 
 
 def _save(model: Any, folder: Path, origin: Origin) -> None:

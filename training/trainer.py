@@ -110,6 +110,13 @@ class JobTrainer(Trainer):  # type: ignore[misc]
         self._step_inputs = []
         return batches, target_count
 
+    def _run_epoch(self, *arguments: Any, **named: Any) -> None:
+        """An attempt that begins at the last step (the one before ended while publishing) has nothing to train."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **named)
+
     # --- Checkpoints ---
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -143,17 +150,14 @@ class JobTrainer(Trainer):  # type: ignore[misc]
         batch, schedule and data order stay as they are. Raises JobFaultError `out_of_memory` for a single example.
         """
         self._step_inputs.append(inputs)
+        batches = [inputs]
         while True:
             try:
-                return self._in_parts(model, inputs, num_items_in_batch)
+                return [self._in_parts(model, batch, num_items_in_batch) for batch in batches][-1]
             except RuntimeError as error:
                 self._divide(error, divisible=num_items_in_batch is not None)
-            try:
-                # The gradients of this step may be half-added: drop them and do its earlier batches again.
-                for earlier in self._step_inputs[:-1]:
-                    self._in_parts(model, earlier, num_items_in_batch)
-            except RuntimeError as error:
-                self._divide(error, divisible=True)
+            # The gradients of this step may be half-added and are dropped: its earlier batches come again as well.
+            batches = list(self._step_inputs)
 
     def _in_parts(self, model: Any, inputs: dict[str, torch.Tensor], count: torch.Tensor | int | None) -> torch.Tensor:
         parts = min(self._parts, len(inputs["input_ids"]))

@@ -37,8 +37,9 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, conversation: list[Message], **options: Any) -> Any:
         """A conversation as text."""
 
-    def __call__(self, text: str, **options: Any) -> Any:
-        """Token ids and offsets of a text."""
+    @property
+    def backend_tokenizer(self) -> Any:
+        """The `tokenizers.Tokenizer` inside: for short texts twice as fast as what is around it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Encoder:
     def __init__(self, tokenizer: Tokenizer, max_length: int) -> None:
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._words = tokenizer.backend_tokenizer
+        self._words.no_truncation()
+        self._words.no_padding()
         self.unplaced_turns = 0
 
     def encode(self, example: Example) -> Encoded:
@@ -74,7 +78,7 @@ class Encoder:
         return self._encode_text(example["text"])
 
     def _encode_text(self, text: str) -> Encoded:
-        ids: list[int] = self._tokenizer(text, verbose=False)["input_ids"]
+        ids: list[int] = self._words.encode(text).ids
         end = self._tokenizer.eos_token_id
         if end is not None and (not ids or ids[-1] != end):
             ids = [*ids, end]
@@ -83,10 +87,8 @@ class Encoder:
 
     def _encode_chat(self, example: ChatExample) -> Encoded:
         text, spans = self.render(example["messages"])
-        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        ids = encoding["input_ids"][: self._max_length]
-        offsets = encoding["offset_mapping"][: self._max_length]
-        return Encoded(ids, _within(offsets, spans))
+        encoding = self._words.encode(text, add_special_tokens=False)
+        return Encoded(encoding.ids[: self._max_length], _within(encoding.offsets[: self._max_length], spans))
 
     def render(self, messages: list[Message]) -> tuple[str, list[Span]]:
         """The whole conversation as text, and the parts of it (in characters) that the assistant says."""
