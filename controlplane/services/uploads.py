@@ -59,6 +59,7 @@ def begin(actor: Actor, filename: str, bytes: int, sha256: str = "") -> Upload:
         raise TooLargeError(f"{filename} has {bytes} bytes; this server takes {most} (setting uploads.max_bytes).")
     if sha256 and not SHA256.fullmatch(sha256):
         raise InvalidInputError("sha256 must be 64 hexadecimal digits, or be left out.")
+    sweep()
     _check_disk(bytes)
     with transaction.atomic():
         upload = Upload.objects.create(filename=filename, bytes=bytes, sha256=sha256, created_by=actor.name)
@@ -192,7 +193,7 @@ def abandon(actor: Actor, upload_id: str) -> None:
 
 
 def sweep() -> int:
-    """Removes uploads older than a day and folders that no upload owns; returns how many. For the clean-up thread."""
+    """Removes uploads older than a day and folders that no upload owns; returns how many. Each new upload calls it."""
     old = Upload.objects.filter(created_at__lt=timezone.now() - KEEP)
     removed = 0
     for upload in old:
