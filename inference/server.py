@@ -175,9 +175,7 @@ async def chat_completions(body: ChatCompletionBody, request: Request, service: 
 
     prompt = await _encoded(render, sum(len(message["content"]) for message in messages))
     stops = [*body.stop_strings, *service.prompts.stop_strings]
-    requests = [
-        _generation(body, service, prompt, max_tokens=body.tokens_limit, stops=stops, top_logprobs=body.asked_logprobs)
-    ]
+    requests = [_generation(body, service, prompt, stops)]
     answer = ChatAnswer(
         service.model_name,
         n=body.n or 1,
