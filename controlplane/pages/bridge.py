@@ -12,7 +12,7 @@ from controlplane.pages import context
 from controlplane.pages.instruments import gpu_cards
 from controlplane.pages.lately import sentences
 from controlplane.pages.topics import mark
-from controlplane.services import datasets, deployments, hosts, jobs, models, runs
+from controlplane.services import deployments, hosts, jobs, models, runs
 
 LATELY_LINES = 8
 
@@ -20,12 +20,12 @@ LATELY_LINES = 8
 def bridge(request: HttpRequest) -> HttpResponse:
     """The whole page."""
     live = mark("jobs", "hosts", "models", "datasets")
-    return render(request, "bridge/bridge.html", {"live": live, **_instruments(), **_running(), **_work()})
+    return render(request, "bridge/bridge.html", {"live": live, **_instruments(), **_running(), **_work(), **_lately()})
 
 
 def part(request: HttpRequest, name: str) -> HttpResponse:
     """One part of the page, drawn anew when something was announced."""
-    makers = {"instruments": _instruments, "running": _running, "work": _work}
+    makers = {"instruments": _instruments, "running": _running, "work": _work, "lately": _lately}
     if name not in makers:
         raise NotFoundError(f"The bridge has no part {name!r}.")
     return render(request, f"bridge/{name}.html", makers[name]())
@@ -60,6 +60,8 @@ def _work() -> dict[str, Any]:
         "going": going, "waiting": waiting[:6], "more_waiting": max(0, len(waiting) - 6),
         "active": deployments.active(), "starting": starting[0] if starting else None,
         "ready_model_count": len(models.list_ready()),
-        "dataset_count": len(datasets.list_datasets()),
-        "lately": sentences(AuditLine.objects.all()[: LATELY_LINES * 3])[:LATELY_LINES],
     }  # fmt: skip
+
+
+def _lately() -> dict[str, Any]:
+    return {"lately": sentences(AuditLine.objects.all()[: LATELY_LINES * 5])[:LATELY_LINES]}

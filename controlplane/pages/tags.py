@@ -59,6 +59,13 @@ def gib(value: Any) -> str:
 
 
 @register.filter
+def gib_total(value: Any) -> str:
+    """Bytes of memory that doesn't change, as a bare figure in GiB: 24."""
+    number = _number(value)
+    return DASH if number is None else f"{number / 2**30:.3g}"
+
+
+@register.filter
 def figure(value: Any, digits: int = 4) -> str:
     """A measured figure with so many significant digits: 0.4718, 6.1e-05, 11,840. "NaN" stays NaN."""
     if isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity"):

@@ -7,7 +7,7 @@ export function palette() {
   return Object.fromEntries(COLORS.map((name) => [name.slice(2), style.getPropertyValue(name).trim()]));
 }
 
-export function layout(colors, { xTitle, total, log, low = "tozero", flags = false }) {
+export function layout(colors, { xTitle, total, log, low = "tozero", flags = false, tickFormat = "" }) {
   const axis = {
     gridcolor: colors.line, linecolor: colors.line, zeroline: false, tickfont: { color: colors.muted, size: 12 },
     title: { font: { color: colors.muted, size: 12 }, standoff: 8 }, automargin: true, fixedrange: false,
@@ -17,7 +17,7 @@ export function layout(colors, { xTitle, total, log, low = "tozero", flags = fal
     margin: { l: 44, r: 12, t: 10, b: 34 }, showlegend: false, hovermode: "x", dragmode: "zoom", uirevision: "kept",
     hoverlabel: { bgcolor: colors.surface, bordercolor: colors.line, font: { color: colors.ink, size: 12 } },
     xaxis: { ...axis, showgrid: false, title: { ...axis.title, text: xTitle }, rangemode: "tozero", ...(total ? { range: [0, total], autorange: false } : { autorange: true }) },
-    yaxis: { ...axis, nticks: 6, type: log ? "log" : "linear", autorange: true, ...(log ? {} : { rangemode: low }) },
+    yaxis: { ...axis, nticks: 6, tickformat: tickFormat, type: log ? "log" : "linear", autorange: true, ...(log ? {} : { rangemode: low }) },
     ...(flags ? { yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true } } : {}),
   };
 }

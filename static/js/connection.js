@@ -10,7 +10,7 @@ onState((state) => {
     place.lastElementChild.textContent = word;
   }
   document.body.classList.toggle("is-stale", state === "lost" || state === "out");
-  document.body.dataset.connection = state;
+  document.body.dataset.liveState = state;
   const banner = document.getElementById("lost");
   if (!banner) return;
   if (state === "out") {

@@ -40,7 +40,7 @@ function set(card, name, text) {
 function updateHost(card, reading) {
   set(card, "cpu_percent", count(reading.cpu_percent));
   set(card, "memory_used_gib", gib(reading.memory_used_bytes));
-  set(card, "load_1m", figure(reading.load_1m, 3));
+  set(card, "load_1m", figure(reading.load_1m, 2));
   for (const disk of reading.disks) {
     const name = CSS.escape(disk.mount);
     const bar = card.querySelector(`[data-disk="${name}"]`);

@@ -54,7 +54,7 @@ async function draw() {
   if (ratePlot) {
     const rate = curves.get("learning_rate");
     const trace = { type: "scatter", mode: "lines", name: "learning_rate", x: xs(rate), y: [...rate.value], hovertemplate: "%{y:.3g}<extra></extra>", line: { color: colors["series-3"], width: 1.7 } };
-    jobs.push(ratePlot.draw([trace], layout(colors, { xTitle, total: range, log: false })));
+    jobs.push(ratePlot.draw([trace], layout(colors, { xTitle, total: range, log: false, tickFormat: "~e" })));
   }
   await Promise.all(jobs);
 }

@@ -86,9 +86,14 @@ def _widget(info: FieldInfo) -> tuple[forms.Widget, Any]:
 
 
 def _range_words(info: FieldInfo) -> str:
-    if info.kind not in ("integer", "number") or (info.minimum is None and info.maximum is None):
+    """The range in few words: "1 to 4,096", "above 0, up to 1"."""
+    low, high = info.minimum, info.maximum
+    if low is None or high is None:
         return ""
-    return info.allowed.removeprefix("a whole number ").removeprefix("a number ").removesuffix(info.unit).strip()
+    upper = f"{'below' if info.maximum_exclusive else 'up to'} {high:,g}"
+    if info.minimum_exclusive:
+        return f"above {low:,g}, {upper}"
+    return f"{low:,g}, {upper}" if info.maximum_exclusive else f"{low:,g} to {high:,.12g}"
 
 
 def _read(info: FieldInfo, text: str) -> Any:
@@ -143,14 +148,16 @@ class RunForm(PageForm):
     )  # fmt: skip
     dataset = forms.ChoiceField(label="Dataset")
     model = forms.ChoiceField(label="Model to start from")
-    profile = forms.ChoiceField(label="Profile", help_text="How each example is changed before it is trained on.")
+    profile = forms.ChoiceField(label="Profile")
     priority = forms.ChoiceField(label="Place in the queue", choices=PRIORITIES)
 
     def __init__(self, datasets: Iterable[Dataset], models: Iterable[LanguageModel], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._choose("dataset", [(str(row.pk), f"{row} · {row.examples:,} examples") for row in datasets])
         self._choose("model", [(row.name, row.name) for row in models])
-        self._choose("profile", [(name, f"{name}: {load_profile(name).description}") for name in profile_names()])
+        self._choose("profile", [(name, name) for name in profile_names()])
+        described = (f"{name}: {load_profile(name).description}" for name in profile_names())
+        self.fields["profile"].help_text = " ".join(described)
         self.initial.setdefault("profile", "plain")
         for section in sections():
             for info in section.fields:
