@@ -10,6 +10,7 @@ from typing import Any
 
 from django.core.exceptions import RequestDataTooBig
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
 from ninja import NinjaAPI
 from ninja.errors import AuthenticationError, HttpError, ValidationError
 
@@ -30,6 +31,7 @@ Answer = Callable[[PilothouseError], HttpResponse]
 _OPENAI_TYPES = {
     400: ("invalid_request_error", "invalid_value"), 401: ("authentication_error", "invalid_api_key"),
     403: ("permission_error", "forbidden"), 404: ("invalid_request_error", "model_not_found"),
+    405: ("invalid_request_error", "method_not_allowed"),
     413: ("invalid_request_error", "too_large"), 503: ("server_error", "engine_unavailable"),
 }  # fmt: skip
 
@@ -106,6 +108,16 @@ def _path(location: Sequence[Any]) -> str:
     parts = [str(part) for part in location]
     inner = parts[2:] if parts[0] == "body" else parts[1:]
     return ".".join(inner) or parts[-1]
+
+
+def not_allowed(response: HttpResponseBase, answer: Answer) -> HttpResponse:
+    """A 405 in the shape of its API; `Allow` says what may be done."""
+    allowed = response["Allow"]
+    error = PilothouseError(f"This address takes {allowed} alone.")
+    error.status_code = 405
+    shaped = answer(error)
+    shaped["Allow"] = allowed
+    return shaped
 
 
 def nothing_here(request: HttpRequest, rest: str) -> None:

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from django.test import Client
+from pytest_django import Settings
 
 from controlplane.services import jobs
 from tests import factories
@@ -59,6 +60,15 @@ def test_an_unknown_address_is_told_in_the_shape_of_its_api() -> None:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize("path", ["/api/models", "/api/models/set_active", "/v1/models", "/v1/chat/completions"])
+def test_a_method_that_is_not_taken_is_told_in_the_shape_of_its_api(path: str) -> None:
+    response = factories.make_client("use").patch(path)
+    assert response.status_code == 405
+    assert set(response.json()) == ({"error"} if path.startswith("/v1") else {"detail"})
+    assert response["Allow"] in ("GET", "POST")
+    assert response["Allow"] in str(response.json())
+
+
 def test_a_fault_names_its_path_and_what_is_allowed() -> None:
     response = factories.make_client("read").get("/api/jobs?limit=0")
     assert response.status_code == 422
@@ -89,7 +99,9 @@ def test_a_failure_that_nobody_foresaw_tells_no_insides(monkeypatch: pytest.Monk
 
 
 @pytest.mark.urls("controlplane.urls")
-def test_the_docs_are_a_page_without_inline_script_or_foreign_address() -> None:
+def test_the_docs_are_a_page_without_inline_script_or_foreign_address(settings: Settings) -> None:
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": plain}
     assert Client().get("/api/docs").status_code == 302
     client = Client()
     client.force_login(factories.make_user("read"))
