@@ -9,3 +9,9 @@ class ControlPlaneConfig(AppConfig):
     name = "controlplane"
     label = "controlplane"
     verbose_name = "Pilothouse"
+
+    def ready(self) -> None:
+        """Connects the kinds of jobs; they import models, so it can't be done earlier."""
+        from controlplane.kinds.registry import connect
+
+        connect()

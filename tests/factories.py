@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from django.test import Client
 from django.utils import timezone
@@ -142,7 +143,8 @@ def make_model(
 
 def make_job(kind: str = "fetch", status: str = Status.PENDING, **fields: Any) -> Job:
     """A job's row alone: nothing is started."""
-    defaults = {"title": f"{kind} {next(_numbers)}", "created_by": "somebody"}
+    nouns = {"fetch": {"source": "hub", "model": str(uuid4())}, "validate": {"dataset": 0}}
+    defaults = {"title": f"{kind} {next(_numbers)}", "created_by": "somebody", "config": nouns.get(kind, {})}
     return Job.objects.create(kind=kind, status=status, **{**defaults, **fields})
 
 

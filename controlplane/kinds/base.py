@@ -43,6 +43,9 @@ class JobKind:
     def on_failed(self, job: Job, error: dict[str, str]) -> None:
         """It won't be tried again, or was cancelled (inside the transaction that says so)."""
 
+    def on_retry(self, job: Job) -> None:
+        """It has failed or was cancelled, and is queued once more (inside the transaction that does so)."""
+
     def may_retry(self, error: Error | None) -> bool:
         """Whether a process that died is started again: not when it has said why it can't go on."""
         return error is None

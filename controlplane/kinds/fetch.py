@@ -41,5 +41,8 @@ class FetchKind(JobKind):
     def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
         models.fetched(job.config["model"], result)
 
+    def on_retry(self, job: Job) -> None:
+        models.fetching(job.config["model"])
+
     def on_failed(self, job: Job, error: dict[str, str]) -> None:
         models.fetch_failed(job.config["model"], error)

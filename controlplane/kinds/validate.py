@@ -42,6 +42,9 @@ class ValidateKind(JobKind):
     def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
         datasets.finished(int(job.config["dataset"]), result)
 
+    def on_retry(self, job: Job) -> None:
+        datasets.validating(int(job.config["dataset"]))
+
     def on_failed(self, job: Job, error: dict[str, str]) -> None:
         if Dataset.objects.filter(pk=job.config["dataset"]).exists():
             datasets.failed(int(job.config["dataset"]), error)

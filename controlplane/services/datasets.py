@@ -169,6 +169,15 @@ def finished(dataset_id: int, values: dict[str, Any]) -> None:
     _announce(dataset)
 
 
+def validating(dataset_id: int) -> None:
+    """Its validation is queued once more. Inside the transaction that does so."""
+    dataset = Dataset.objects.filter(pk=dataset_id).first()
+    if dataset is not None:
+        dataset.status, dataset.reason = DatasetStatus.VALIDATING, ""
+        dataset.save(update_fields=["status", "reason"])
+        _announce(dataset)
+
+
 def failed(dataset_id: int, error: dict[str, str]) -> None:
     """The validation came to no end: the dataset can't be used. Inside the ingest transaction."""
     dataset = Dataset.objects.filter(pk=dataset_id).first()

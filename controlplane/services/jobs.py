@@ -5,6 +5,7 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import Count
+from django.dispatch import Signal
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
@@ -14,6 +15,12 @@ from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import ENDED, LEGAL, Desired, Kind, Priority, Status
 from controlplane.services import bell, settings
 from controlplane.services.access import audit
+
+never_ran = Signal()
+"""Sent inside the transaction that cancels a job which no process works on: its kind tells its noun (`job`)."""
+
+retried = Signal()
+"""Sent inside the transaction that puts an ended job back into the queue (`job`)."""
 
 SAVES_WHEN_STOPPED = frozenset({Kind.TRAIN, Kind.SERVE})
 """Kinds whose process ends properly when told to stop; the others have nothing to save and are cancelled."""
@@ -157,7 +164,9 @@ def wish(actor: Actor, job_id: int, desired: str) -> Job:
         Job.objects.filter(pk=job_id).update(desired=desired)
         audit(actor, f"job.{desired}", f"job {job_id}")
         if job.status in (Status.PENDING, Status.PAUSED) and desired in (Desired.CANCEL, Desired.STOP):
-            return transition(job_id, Status.CANCELLED, reason=f"{desired} before it ran", actor=actor)
+            job = transition(job_id, Status.CANCELLED, reason=f"{desired} while no process ran", actor=actor)
+            never_ran.send(sender=Job, job=job)
+            return job
         job = get(job_id)
         announce(job)
         transaction.on_commit(bell.wake)
@@ -188,10 +197,13 @@ def retry(actor: Actor, job_id: int) -> Job:
         raise ConflictError(f"Job {job_id} is {job.status}: only a failed or cancelled job can be retried.")
     if job.kind == Kind.SERVE:
         raise ConflictError("Activate the model again instead: an engine that has ended isn't started twice.")
-    return transition(
-        job_id, Status.PENDING, reason="retried", actor=actor, desired=Desired.RUN, error=None, failures=0,
-        not_before=None,
-    )  # fmt: skip
+    with transaction.atomic():
+        job = transition(
+            job_id, Status.PENDING, reason="retried", actor=actor, desired=Desired.RUN, error=None, failures=0,
+            not_before=None,
+        )  # fmt: skip
+        retried.send(sender=Job, job=job)
+    return job
 
 
 def set_priority(actor: Actor, job_id: int, word: str) -> Job:

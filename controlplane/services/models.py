@@ -247,6 +247,15 @@ def _find_base(model: LanguageModel, base_name: str) -> None:
         )
 
 
+def fetching(uuid: str) -> None:
+    """Its fetching is queued once more. Inside the transaction that does so."""
+    model = LanguageModel.objects.filter(pk=UUID(uuid)).first()
+    if model is not None:
+        model.state, model.error = ModelState.FETCHING, ""
+        model.save(update_fields=["state", "error"])
+        _announce(model)
+
+
 def fetch_failed(uuid: str, error: dict[str, str]) -> None:
     """The files didn't come, or are no model. Inside the ingest transaction."""
     model = LanguageModel.objects.filter(pk=UUID(uuid)).first()

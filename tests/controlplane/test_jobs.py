@@ -8,7 +8,7 @@ from controlplane.models import AuditLine, Job, LiveMessage
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import LEGAL, Desired, Priority, Status
 from controlplane.services import jobs
-from tests.factories import make_job, make_run
+from tests.factories import make_dataset, make_job, make_model, make_run
 
 pytestmark = pytest.mark.django_db
 SOMEBODY = Actor(name="somebody", role=Role.USE)
@@ -74,6 +74,28 @@ def test_retry_puts_a_failed_job_back_with_a_clean_slate() -> None:
     job = make_job(status=Status.FAILED, failures=3, error={"code": "x", "message": "y", "fix": ""})
     again = jobs.retry(SOMEBODY, job.pk)
     assert (again.status, again.failures, again.error, again.ended_at) == (Status.PENDING, 0, None, None)
+
+
+def test_cancelling_and_retrying_a_waiting_validation_is_told_to_its_dataset() -> None:
+    dataset = make_dataset(status="validating")
+    job = make_job("validate", config={"dataset": dataset.pk})
+    jobs.cancel(SOMEBODY, job.pk)
+    dataset.refresh_from_db()
+    assert (dataset.status, "cancelled" in dataset.reason) == ("rejected", True)
+    jobs.retry(SOMEBODY, job.pk)
+    dataset.refresh_from_db()
+    assert (dataset.status, dataset.reason) == ("validating", "")
+
+
+def test_cancelling_and_retrying_a_waiting_fetch_is_told_to_its_model() -> None:
+    model = make_model(state="fetching")
+    job = make_job("fetch", config={"model": str(model.uuid), "source": "hub"})
+    jobs.cancel(SOMEBODY, job.pk)
+    model.refresh_from_db()
+    assert (model.state, "cancelled" in model.error) == ("failed", True)
+    jobs.retry(SOMEBODY, job.pk)
+    model.refresh_from_db()
+    assert (model.state, model.error) == ("fetching", "")
 
 
 class TransactionTest(TestCase):
