@@ -71,7 +71,7 @@ class TrainKind(JobKind):
                     self._rewind(run, step)
                 case ev.Progress() as progress if progress.unit == "steps":
                     run.total_steps = int(progress.total) if progress.total else run.total_steps
-                    run.last_step = max(run.last_step, int(progress.done))
+                    _reach(run, int(progress.done), event.time)
                 case ev.Checkpoint() as checkpoint:
                     _store_checkpoint(run, checkpoint, event.time)
                 case ev.CheckpointGone(step=step):
@@ -153,22 +153,22 @@ def apply_facts(model: LanguageModel, described: dict[str, Any]) -> None:
 
 
 def _collect(run: Run, metrics: ev.Metrics, time: float, fresh: dict[str, list[curves.Point]]) -> None:
-    if "loss" in metrics.values:
-        _pace(run, metrics.step, time)
+    _reach(run, metrics.step, time)
     for key, value in metrics.values.items():
         fresh.setdefault(key, []).append((metrics.step, value, time))
         run.last[key] = encode_number(value)
-    run.last_step = max(run.last_step, metrics.step)
     run.epoch = metrics.epoch if metrics.epoch is not None else run.epoch
 
 
-def _pace(run: Run, step: int, time: float) -> None:
-    """Keeps a moving average of the seconds that a step takes (each new interval counts for a fifth)."""
-    if run.last_time is not None and step > run.last_step and time > run.last_time:
+def _reach(run: Run, step: int, time: float) -> None:
+    """Notes how far the run is, and a moving average of the seconds that a step takes (a new one counts a fifth)."""
+    if step <= run.last_step:
+        return
+    if run.last_time is not None and time > run.last_time:
         seconds = (time - run.last_time) / (step - run.last_step)
         before = run.seconds_per_step
         run.seconds_per_step = seconds if before is None else 0.8 * before + 0.2 * seconds
-    run.last_time = time
+    run.last_step, run.last_time = step, time
 
 
 def _store_checkpoint(run: Run, event: ev.Checkpoint, time: float) -> None:

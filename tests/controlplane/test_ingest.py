@@ -153,6 +153,16 @@ def test_news_of_an_older_attempt_changes_no_job(stage: Stage) -> None:
     assert stage.attempt().ended_at is not None
 
 
+def test_the_time_left_follows_the_pace_whichever_event_tells_of_a_step_first(stage: Stage) -> None:
+    for step in (1, 2, 3):
+        stage.writer.emit(ev.Progress(done=step, total=10, unit="steps"))
+        stage.writer.emit(metrics(step))
+    stage.take()
+    progress = runs.facts(runs.get(stage.run.pk))["progress"]
+    assert (progress["step"], progress["total_steps"]) == (3, 10)
+    assert 0 < progress["eta_seconds"] < 60
+
+
 def test_checkpoints_come_and_go_and_the_best_is_named(stage: Stage) -> None:
     for step, loss in ((10, 2.0), (20, 1.0), (30, 1.5)):
         stage.writer.emit(ev.Checkpoint(step=step, path=f"checkpoints/step-{step}", bytes=7, eval_loss=loss))
