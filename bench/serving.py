@@ -2,6 +2,7 @@
 
 `python -m bench.serving [--model FOLDER] [--rounds 3]`. Without a model it makes one of SmolLM2-135M's shape with
 random weights. Both sides run in turns, each in a process of its own, greedy, with the same prompts and lengths.
+The first ratio is of the clock's time; the second, of processor time, says more on a machine that has other work.
 """
 
 import argparse
@@ -15,14 +16,22 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
+import psutil
 
 PROMPT = "Tell me about the rope, the sail and the old mast of the ship. "
 CLIENTS = (1, 4, 8)
 TOKEN = "bench"
 START_TIMEOUT_SECONDS = 180
+
+
+class Rate(NamedTuple):
+    """Tokens per second of the clock and of processor time, all rows together, prompts included in the time."""
+
+    by_clock: float
+    by_processor: float
 
 
 def make_model(folder: Path) -> Path:
@@ -68,10 +77,10 @@ class Peer:
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
         self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
 
-    def rate(self, clients: int, tokens: int) -> float:
-        """Tokens per second of all rows together, prompts included in the time."""
+    def rate(self, clients: int, tokens: int) -> Rate:
+        """One batch of as many rows as there are clients."""
         batch = self._tokenizer(prompts(clients), return_tensors="pt", padding=True)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         with self._torch.inference_mode():
             self._model.generate(
                 input_ids=batch["input_ids"],
@@ -80,7 +89,8 @@ class Peer:
                 min_new_tokens=tokens,
                 do_sample=False,
             )
-        return clients * tokens / (time.perf_counter() - started)
+        count = clients * tokens
+        return Rate(count / (time.perf_counter() - started), count / (time.process_time() - used))
 
 
 class Ours:
@@ -99,20 +109,24 @@ class Ours:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         self._url = f"http://127.0.0.1:{self._port(work / 'events.jsonl')}/v1/completions"
 
-    def rate(self, clients: int, tokens: int) -> float:
-        """Tokens per second of all clients together, prompts included in the time."""
-        return asyncio.run(self._rate(clients, tokens))
+    def rate(self, clients: int, tokens: int) -> Rate:
+        """One request from each client, all at once."""
+        started, used = time.perf_counter(), self._processor_seconds()
+        count = asyncio.run(self._ask_all(clients, tokens))
+        return Rate(count / (time.perf_counter() - started), count / (self._processor_seconds() - used))
 
     def stop(self) -> None:
         """Ends the job."""
         os.kill(self._process.pid, signal.SIGTERM)
         self._process.wait(timeout=60)
 
-    async def _rate(self, clients: int, tokens: int) -> float:
+    def _processor_seconds(self) -> float:
+        times = psutil.Process(self._process.pid).cpu_times()
+        return times.user + times.system
+
+    async def _ask_all(self, clients: int, tokens: int) -> int:
         async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=600) as client:
-            started = time.perf_counter()
-            counts = await asyncio.gather(*(self._ask(client, text, tokens) for text in prompts(clients)))
-            return sum(counts) / (time.perf_counter() - started)
+            return sum(await asyncio.gather(*(self._ask(client, text, tokens) for text in prompts(clients))))
 
     async def _ask(self, client: httpx.AsyncClient, prompt: str, tokens: int) -> int:
         body: dict[str, Any] = {"model": "m", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True}
@@ -151,13 +165,17 @@ def main() -> None:
         ours, peer = Ours(folder, work), Peer(folder)
         try:
             for clients in CLIENTS:
-                pairs = []
-                for _ in range(arguments.rounds):
-                    pairs.append((peer.rate(clients, arguments.tokens), ours.rate(clients, arguments.tokens)))
-                theirs, mine = (statistics.median(side) for side in zip(*pairs, strict=True))
-                ratio = statistics.median(own / other for other, own in pairs)
-                figures = f"generate {theirs:6.1f} tokens/s, engine {mine:6.1f} tokens/s, ratio {ratio:.2f}"
-                print(f"{clients} clients: {figures}", flush=True)
+                pairs = [
+                    (peer.rate(clients, arguments.tokens), ours.rate(clients, arguments.tokens))
+                    for _ in range(arguments.rounds)
+                ]
+                theirs, mine = (statistics.median(rate.by_clock for rate in side) for side in zip(*pairs, strict=True))
+                ratios = [
+                    statistics.median(own[which] / other[which] for other, own in pairs)
+                    for which in range(len(Rate._fields))
+                ]
+                figures = f"generate {theirs:6.1f} tokens/s, engine {mine:6.1f} tokens/s"
+                print(f"{clients} clients: {figures}, ratio {ratios[0]:.2f}, of CPU time {ratios[1]:.2f}", flush=True)
         finally:
             ours.stop()
 

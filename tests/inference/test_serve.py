@@ -54,7 +54,7 @@ def test_told_to_stop_it_finishes_what_is_in_flight(taught_model: Path, tmp_path
             thread.start()
             assert in_flight.wait(60)
             job.signal(signal.SIGTERM)
-            refused = _answer_while_draining(client)
+            answered, refused = _ask_until_refused(client)
             thread.join(60)
         assert job.wait() == 0
     finally:
@@ -63,27 +63,27 @@ def test_told_to_stop_it_finishes_what_is_in_flight(taught_model: Path, tmp_path
     choices = [event["choices"][0] for event in events]
     texts = ["".join(c["delta"].get("content", "") for c in choices if c["index"] == i) for i in range(8)]
     assert texts == [CHATS[QUESTION]] * 8
-    assert answers[-2:] == ["data: [DONE]", ""] or answers[-1] == "data: [DONE]"
+    assert [line for line in answers if line][-1] == "data: [DONE]"
     if refused is not None:  # the answer in flight may have been quicker than this client
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_draining")
         assert refused.headers["retry-after"]
     result = job.event("result").values
-    assert result["requests"] == 2
+    assert result["requests"] == 2 + answered
     assert result["tokens"] > 8 * 50
     assert job.events()[-1].body.kind == "result"
 
 
-def _answer_while_draining(client: httpx.Client) -> httpx.Response | None:
-    """The first answer that is not 200 after the stop, or None when the engine has gone meanwhile."""
-
-    def look() -> tuple[httpx.Response | None] | None:
+def _ask_until_refused(client: httpx.Client) -> tuple[int, httpx.Response | None]:
+    """How many requests were answered after the stop was sent, and the refusal; None: the engine had gone already."""
+    answered = 0
+    while True:
         try:
             answer = ask(client, max_tokens=1)
         except httpx.HTTPError:
-            return (None,)
-        return (answer,) if answer.status_code != 200 else None
-
-    return wait_for(look, "the engine to drain")[0]
+            return answered, None
+        if answer.status_code != 200:
+            return answered, answer
+        answered += 1
 
 
 def test_the_drain_has_a_deadline(taught_model: Path, tmp_path: Path) -> None:
@@ -109,12 +109,11 @@ def test_the_drain_has_a_deadline(taught_model: Path, tmp_path: Path) -> None:
     assert job.events()[-1].body.kind == "result"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_stopped_while_loading_it_ends_well(taught_model: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_stopped_while_loading_it_ends_well(taught_model: Path, tmp_path: Path) -> None:
     job = ServeJob.start(tmp_path, taught_model)
     try:
         wait_for(lambda: job.event("progress"), "the loading to begin")
-        job.signal(number)
+        job.signal(signal.SIGTERM)
         assert job.wait() == 0
     finally:
         job.stop()

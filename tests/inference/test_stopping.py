@@ -1,11 +1,14 @@
 """Stop strings, wherever they lie."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inference.engine.stopping import StopMatcher
 
 LETTERS = st.text("ab", max_size=30)
+STOPS = st.lists(st.text("ab", min_size=1, max_size=5), max_size=3)
 
 
 def run(parts: list[str], stops: list[str]) -> tuple[str, bool]:
@@ -17,14 +20,12 @@ def run(parts: list[str], stops: list[str]) -> tuple[str, bool]:
     return text + matcher.finish(), False
 
 
-@given(
-    text=LETTERS, cuts=st.lists(st.integers(0, 30)), stops=st.lists(st.text("ab", min_size=1, max_size=5), max_size=3)
-)
+@given(text=LETTERS, cuts=st.lists(st.integers(0, 30)), stops=STOPS)
 def test_the_text_ends_before_the_first_stop_string_however_it_is_cut(
     text: str, cuts: list[int], stops: list[str]
 ) -> None:
     edges = [0, *sorted(cut for cut in cuts if cut <= len(text)), len(text)]
-    parts = [text[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [text[a:b] for a, b in itertools.pairwise(edges)]
     result, is_stopped = run(parts, stops)
     places = [text.find(stop) for stop in stops if stop in text]
     assert is_stopped == bool(places)

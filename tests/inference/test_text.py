@@ -22,9 +22,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
     """SentencePiece's way: unknown characters are tokens like <0xF0>."""
     words = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁Hello", "▁world", "!"]
-    backend = Tokenizer(
-        models.BPE({word: i for i, word in enumerate(words)}, [], byte_fallback=True, unk_token="<unk>")
-    )
+    ids = {word: number for number, word in enumerate(words)}
+    backend = Tokenizer(models.BPE(ids, [], byte_fallback=True, unk_token="<unk>"))
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
