@@ -82,7 +82,7 @@ class TrainerEngine:
         """Trains and publishes. Raises JobFaultError with a code, and JobPausedError after a checkpoint."""
         transformers_logging.disable_progress_bar()
         run = self._run_state()
-        seconds_before = run.seconds
+        run.start_clock(self._began_seconds)
         profile = _profile(config)
         origin = Origin(self._spec, config, profile, self._start())
         tokenizer = load_tokenizer(origin.start, profile, self._events.log)
@@ -97,12 +97,19 @@ class TrainerEngine:
             if is_out_of_memory(error):
                 raise out_of_memory(error) from error
             raise
-        run.seconds = seconds_before + time.monotonic() - self._began_seconds
+        except ImportError as error:
+            raise JobFaultError(
+                "config_invalid",
+                f"The settings ask for a package that is not installed: {error}",
+                "Install it (the extra `quant` for 8-bit optimizers), or choose another optimizer or attention.",
+            ) from error
+        run.read_clock()
         if safety.carried_out is Wish.PAUSE:
             raise JobPausedError
         self._phases.enter("stopping")
         self._take_best(trainer, config, run)
         self._tell_skipped(split, encoder)
+        _end_answers_with(encoder.turn_end_ids(), trainer.model)
         facts = publish_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, origin)
         return TrainingResult(
             steps=trainer.state.global_step,
@@ -158,7 +165,7 @@ class TrainerEngine:
         self._events.log(_size(model))
         held = split.evaluation
         progress = ProgressTeller(self._events, self._phases, run, config.monitoring.update_interval_seconds)
-        output_dir = Path(config.output.output_dir or self._spec.output_dir)
+        output_dir = Path(self._spec.output_dir)
         keeper = CheckpointKeeper(
             output_dir, config=config, events=self._events, run=run, phases=self._phases, progress=progress
         )
@@ -193,8 +200,7 @@ class TrainerEngine:
         """With early stopping the best state is published, otherwise the last."""
         if not config.hyperparams.early_stopping_patience or run.best_step in (None, trainer.state.global_step):
             return
-        output_dir = Path(config.output.output_dir or self._spec.output_dir)
-        best = checkpoints.path_of(output_dir / checkpoints.FOLDER, run.best_step or 0)
+        best = checkpoints.path_of(Path(self._spec.output_dir) / checkpoints.FOLDER, run.best_step or 0)
         if best.is_dir():
             checkpoints.verify(best)
             trainer.load_weights(str(best))
@@ -246,6 +252,16 @@ def _collator(config: TrainerConfig, tokenizer: Any) -> PaddingCollator | Packin
     if config.data.packing:
         return PackingCollator()
     return PaddingCollator(tokenizer.pad_token_id, multiple=8 if torch.cuda.is_available() else 1)
+
+
+def _end_answers_with(ends: list[int], model: Any) -> None:
+    """Lets generation stop where the trained answers end: some models' own setting knows another token only."""
+    generation = model.generation_config
+    held = generation.eos_token_id
+    known = held if isinstance(held, list) else [] if held is None else [held]
+    missing = [token for token in ends if token not in known]
+    if missing:
+        generation.eos_token_id = [*known, *missing]
 
 
 def _size(model: Any) -> str:

@@ -31,7 +31,7 @@ def main(spec_path: Path) -> int:
 def train(spec: JobSpec, events: EventWriter, wishes: Wishes) -> dict[str, Any]:
     """Trains as the spec says; returns the values of the `result` event."""
     config = _config(spec)
-    folder = Path(config.output.output_dir or spec.output_dir) / checkpoints.FOLDER
+    folder = Path(spec.output_dir) / checkpoints.FOLDER
     resume = find_resume(spec, folder, events)
     events.emit(Phase(name="launching"))
     prepare_process(spec, config)

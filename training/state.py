@@ -5,7 +5,8 @@ Runs in the training process.
 
 import dataclasses
 import math
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 
@@ -22,6 +23,16 @@ class RunState:
     best_eval_loss: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
+    _clock_began: float | None = field(default=None, repr=False)
+
+    def start_clock(self, began: float) -> None:
+        """Counts `seconds` on from here; `began` is when the attempt did (time.monotonic)."""
+        self._clock_began = began - self.seconds
+
+    def read_clock(self) -> None:
+        """Brings `seconds` up to date."""
+        if self._clock_began is not None:
+            self.seconds = time.monotonic() - self._clock_began
 
     def to_json(self) -> dict[str, Any]:
         """The state as plain JSON values; a figure that is no number is left out."""
@@ -29,12 +40,13 @@ class RunState:
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in values.items()
+            if not name.startswith("_")
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         """Reads a state back; names it doesn't know are ignored."""
-        names = {field.name for field in dataclasses.fields(cls)}
+        names = {item.name for item in dataclasses.fields(cls) if not item.name.startswith("_")}
         return cls(**{name: item for name, item in value.items() if name in names})
 
     def evaluated(self, step: int, loss: float, threshold: float) -> bool:

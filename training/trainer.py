@@ -66,7 +66,7 @@ def training_arguments(config: TrainerConfig, precision: Precision, output_dir: 
 
 
 class JobTrainer(Trainer):  # type: ignore[misc]
-    """The trainer of a run. `tokens` and `examples` count what it has been given since it was made."""
+    """The trainer of a run. `counts()` is what it has been given since it was made."""
 
     def __init__(self, *, settings: TrainerConfig, save: Save, say: Say, callbacks: list[TrainerCallback], **rest: Any):
         super().__init__(callbacks=callbacks, **rest)
@@ -77,13 +77,12 @@ class JobTrainer(Trainer):  # type: ignore[misc]
         self._say = say
         self._parts = 1
         self._step_inputs: list[dict[str, torch.Tensor]] = []
-        self._tokens = torch.zeros((), dtype=torch.long, device=self.args.device)
-        self.examples = 0
+        self._counts = torch.zeros(2, dtype=torch.long, device=self.args.device)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens without padding. Waits for the GPU: ask when the loss is asked for anyway."""
-        return int(self._tokens.item())
+    def counts(self) -> tuple[int, int]:
+        """Tokens without padding, and examples. Waits for the GPU: ask when the loss is asked for anyway."""
+        tokens, examples = self._counts.tolist()
+        return tokens, examples
 
     def _get_train_sampler(self, train_dataset: Examples | None = None) -> Sampler[int]:
         examples = train_dataset if train_dataset is not None else self.train_dataset
@@ -104,9 +103,8 @@ class JobTrainer(Trainer):  # type: ignore[misc]
         """One step's batches; counts their tokens on the device, without waiting for it."""
         batches, target_count = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in batches:
-            mask = batch.get("attention_mask")
-            self._tokens += batch["input_ids"].numel() if mask is None else mask.sum()
-            self.examples += _examples_of(batch)
+            for place, count in enumerate(_counts_of(batch)):
+                self._counts[place] += count
         self._step_inputs = []
         return batches, target_count
 
@@ -199,7 +197,8 @@ def out_of_memory(error: BaseException) -> JobFaultError:
     )
 
 
-def _examples_of(batch: dict[str, torch.Tensor]) -> int:
-    if "position_ids" in batch:
-        return int((batch["position_ids"] == 0).sum().item()) if batch["position_ids"].device.type == "cpu" else 0
-    return len(batch["input_ids"])
+def _counts_of(batch: dict[str, torch.Tensor]) -> tuple[int | torch.Tensor, int | torch.Tensor]:
+    """Tokens and examples of a batch, on its device where they must be counted."""
+    if "position_ids" in batch:  # packed: each example begins at position 0
+        return batch["input_ids"].numel(), (batch["position_ids"] == 0).sum()
+    return batch["attention_mask"].sum(), len(batch["input_ids"])

@@ -97,6 +97,20 @@ def test_raw_text_is_learned_and_chatml_stands_in_for_a_missing_template(tmp_pat
     assert AutoModelForCausalLM.from_pretrained(job.model_dir).generation_config.eos_token_id == finished.eos_token_id
 
 
+def test_generation_stops_where_the_template_ends_an_answer(tmp_path: Path) -> None:
+    job = make_job(tmp_path, hyperparams=SHORT)
+    other = tmp_path / "other"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model()), AutoTokenizer.from_pretrained(tiny_model())
+    tokenizer.eos_token = "<|endoftext|>"
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    job.model = Artefact(id="other", path=str(other))
+    job.run_here()
+    ends = AutoModelForCausalLM.from_pretrained(job.model_dir).generation_config.eos_token_id
+    assert ends == tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+
+
 def test_a_model_in_bf16_is_trained_in_fp32_and_published_in_bf16(tmp_path: Path) -> None:
     halved = tmp_path / "halved"
     AutoModelForCausalLM.from_pretrained(tiny_model(), dtype=torch.bfloat16).save_pretrained(halved)
@@ -209,7 +223,8 @@ def test_early_stopping_publishes_the_best(tmp_path: Path) -> None:
 
 
 def test_once_an_epoch_is_what_zero_steps_mean(tmp_path: Path) -> None:
-    job = make_job(tmp_path, rows=20, hyperparams={"num_train_epochs": 2.0, "per_device_train_batch_size": 4})
+    hyper = {"num_train_epochs": 2.0, "per_device_train_batch_size": 4}
+    job = make_job(tmp_path, rows=20, hyperparams=hyper, data={"workers": 1})
     job.run_here()
     assert [body.step for body in job.bodies(Checkpoint)] == [5, 10]
     assert list(job.curve("eval_loss")) == [5, 10]

@@ -102,9 +102,11 @@ class ProgressTeller(TrainerCallback):  # type: ignore[misc]
 
     def take_counts(self) -> None:
         """Brings the run's counts up to date with the trainer's."""
+        self._run.read_clock()
         if self.trainer is not None:
-            self._run.tokens = self._tokens_before + self.trainer.tokens
-            self._run.examples = self._examples_before + self.trainer.examples
+            tokens, examples = self.trainer.counts()
+            self._run.tokens = self._tokens_before + tokens
+            self._run.examples = self._examples_before + examples
 
     def _tokens_per_second(self) -> float:
         self.take_counts()

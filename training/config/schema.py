@@ -387,7 +387,7 @@ class Output:
 
     output_dir: Annotated[
         str,
-        _about("Where checkpoints go. Empty: the run's own folder, which is what the dashboard uses.", advanced=True),
+        _about("Where checkpoints go: the run's own folder. Filled in when the run starts.", advanced=True),
     ] = ""
     save_steps: Annotated[
         int,

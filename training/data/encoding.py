@@ -77,6 +77,14 @@ class Encoder:
             return self._encode_chat(example)
         return self._encode_text(example["text"])
 
+    def turn_end_ids(self) -> list[int]:
+        """The token that ends an answer in the chat template, where it is one token of the vocabulary's own."""
+        example = ChatExample(messages=[Message(role="user", content="Hi"), Message(role="assistant", content="Hi")])
+        encoded = self._encode_chat(example)
+        last = [token for token, learned in zip(encoded.input_ids, encoded.is_target, strict=True) if learned][-1:]
+        added = self._words.get_added_tokens_decoder()
+        return [token for token in last if token in added]
+
     def _encode_text(self, text: str) -> Encoded:
         ids: list[int] = self._words.encode(text).ids
         end = self._tokenizer.eos_token_id

@@ -210,7 +210,8 @@ def load_split(
         evaluation = Examples(held, _capped(held_rows, config)) if held_rows else None
         return Split(Examples(rows, sorted(chosen)), evaluation, rows)
     held_count = _held_out(len(chosen), data.eval_fraction)
-    evaluation = Examples(rows, sorted(_capped(chosen[:held_count], config))) if held_count else None
+    by_length = sorted(_capped(chosen[:held_count], config), key=lambda row: (index.lengths[row], row))
+    evaluation = Examples(rows, by_length) if held_count else None
     return Split(Examples(rows, sorted(chosen[held_count:])), evaluation, rows)
 
 
