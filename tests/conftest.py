@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ import pytest
 
 from tests.product import CHECKOUT, Product
 from tests.tiny import build_tiny_model
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends the tests as Ctrl-C does: with every fixture's clean-up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -26,8 +26,8 @@ def test_nobody_is_sent_to_the_login(anonymous_page: WatchedPage) -> None:
         ("console.error('broken')", "broken"),
         ("setTimeout(() => { throw new Error('thrown') })", "thrown"),
         ("fetch('/no/such/page')", "answer 404"),
-        ("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p>')", "CSP violation"),
-        ("fetch('http://127.0.0.1:9/').catch(() => {})", "CSP violation"),
+        ("document.body.insertAdjacentHTML('beforeend', '<p style=\"color: red\">x</p>')", "Content Security Policy"),
+        ("fetch('http://127.0.0.1:9/').catch(() => {})", "Content Security Policy"),
     ],
 )
 def test_a_page_that_complains_fails_its_test(browser: Browser, product: Product, script: str, complaint: str) -> None:
