@@ -59,7 +59,8 @@ def from_engine(error: EngineError, prompt_option: str = "messages") -> ApiError
 
 def from_validation(faults: list[Any]) -> ApiError:
     """What pydantic found, told by the first fault: the name of the option and what is wrong with it."""
-    fault = faults[0]
+    # Where an option may have one of several forms, each form has its complaint: the deepest one got the furthest.
+    fault = max((f for f in faults if f["loc"][:2] == faults[0]["loc"][:2]), key=lambda f: len(f["loc"]))
     path = [str(part) for part in fault["loc"] if part != "body"]
     if fault["type"] == "json_invalid":
         return ApiError(400, f"The body is not JSON: {fault.get('ctx', {}).get('error', fault['msg'])}.")

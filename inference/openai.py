@@ -14,6 +14,8 @@ from inference.engine.base import SamplingParameters
 DEFAULT_COMPLETION_TOKENS = 16
 MOST_STOPS = 16
 
+StopText = Annotated[str, Field(min_length=1)]
+
 NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
     "best_of": (None, 1),
@@ -89,11 +91,11 @@ class SamplingBody(Body):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stop: str | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
+    stop: StopText | Annotated[list[StopText], Field(max_length=MOST_STOPS)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -134,7 +136,7 @@ class SamplingBody(Body):
         return SamplingParameters(
             temperature=float(chosen.get("temperature", 1.0)),
             top_p=float(chosen.get("top_p", 1.0)),
-            top_k=int(chosen.get("top_k", 0)),
+            top_k=max(0, int(chosen.get("top_k", 0))),  # -1 is another way to say "off"
             min_p=float(chosen.get("min_p", 0.0)),
             repetition_penalty=float(chosen.get("repetition_penalty", 1.0)),
             seed=self.seed,

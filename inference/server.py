@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
@@ -190,7 +191,7 @@ async def completions(body: CompletionBody, request: Request, service: Serving) 
     _check_model(body.model, service)
     requests = []
     for text in body.prompts:
-        prompt = await _encoded(lambda text=text: service.encode(text), len(text))  # type: ignore[misc]
+        prompt = await _encoded(partial(service.encode, text), len(text))
         requests.append(_generation(body, service, prompt, body.stop_strings))
     answer = CompletionAnswer(
         service.model_name,
@@ -291,7 +292,8 @@ async def _events(
 
 
 def _sse(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    # ASCII alone: some clients split lines at U+2028 and its like, which JSON leaves as they are.
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
 
 
 # --- Errors ---------------------------------------------------------------------------------------------------------

@@ -237,6 +237,8 @@ def test_models(client: openai.OpenAI, model_name: str) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens"),
         ({"stop": 3}, "stop"),
+        ({"stop": ["a", ""]}, "stop.1"),
+        ({"stop": ""}, "stop"),
         ({"logit_bias": {"word": 1}}, "logit_bias"),
         ({"logit_bias": {"99999": 1}}, "logit_bias"),
         ({"top_logprobs": 3}, "top_logprobs"),
@@ -246,6 +248,7 @@ def test_models(client: openai.OpenAI, model_name: str) -> None:
         ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages.0.name"),
         ({"messages": [{"role": "pirate", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type"),
         ({"messages": [{"role": "user", "content": "long " * 2000}]}, "messages"),
     ],
 )
