@@ -41,7 +41,7 @@ class PagesMiddleware:
             return None
         if request.headers.get("HX-Request"):
             return HttpResponse(error.message, status=error.status_code, content_type="text/plain; charset=utf-8")
-        if request.method == "POST" and (back := _referrer(request)):
+        if request.method == "POST" and (back := referrer(request)):
             messages.error(request, error.message)
             return HttpResponseRedirect(back)
         template = f"{error.status_code}.html" if error.status_code in (403, 404) else "refused.html"
@@ -56,7 +56,7 @@ def _is_open(path: str) -> bool:
     )
 
 
-def _referrer(request: HttpRequest) -> str:
+def referrer(request: HttpRequest) -> str:
     """The page of ours that a form was sent from, or nothing."""
     whole = str(request.META.get("HTTP_REFERER", ""))
     if not url_has_allowed_host_and_scheme(whole, {request.get_host()}):

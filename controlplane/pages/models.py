@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from controlplane.errors import ConflictError, InvalidInputError
@@ -12,6 +13,7 @@ from controlplane.models import LanguageModel
 from controlplane.models.access import Role
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.models import ModelForm
+from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
 from controlplane.services import deployments, models
 
@@ -78,7 +80,7 @@ def model_activate(request: HttpRequest) -> HttpResponse:
     name = request.POST.get("name", "")
     deployments.activate(actor(request), name)
     messages.info(request, f"{name} is being started and checked. The present one answers until it is ready.")
-    return redirect("model", name=name)
+    return redirect(referrer(request) or reverse("model", args=[name]))
 
 
 @require_POST

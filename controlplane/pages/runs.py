@@ -70,7 +70,7 @@ def _created(request: HttpRequest, form: RunForm) -> Run | None:
 
 def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
     """One run, alive."""
-    live = mark(f"run:{run_id}", "models")
+    live = mark(f"run:{run_id}", "models", "jobs")
     run = runs.get(run_id)
     context = {"live": live, **_watch(request, run), "log_lines": _log(run)}
     return render(request, "runs/page.html", context)
@@ -89,8 +89,10 @@ def _watch(request: HttpRequest, run: Run) -> dict[str, Any]:
     rows = [{**row, "model": made.get(row["step"])} for row in run_facts.checkpoints(run)]
     samples = Sample.objects.filter(run=run)[:SAMPLES_SHOWN]
     result = run.models.filter(source="run").order_by("-created_at").first()
+    engines = [row for row in deployments.list_deployments() if result and row.model_id == result.pk]
     return {
         "run": run, "facts": runs.facts(run), "checkpoints": rows, "samples": samples, "result_model": result,
+        "engine": engines[0] if engines else None,
         "active_model": active.model if active else None, "mine": actor(request).may_change(run.created_by),
         "suggested": run_facts.model_name(run),
     }  # fmt: skip

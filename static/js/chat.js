@@ -185,7 +185,7 @@ part("chat-stop").addEventListener("click", () => controller?.abort());
 part("chat-new").addEventListener("click", () => { controller?.abort(); messages = []; keep(); show(); text.focus(); });
 let chosenModel = "";
 document.addEventListener("change", (event) => { if (event.target.id === "chat-model") chosenModel = event.target.value; });
-document.addEventListener("htmx:afterSwap", () => {
+document.addEventListener("drawn", () => {
   const select = part("chat-model");
   if (select && [...select.options].some((option) => option.value === chosenModel)) select.value = chosenModel;
   controls();

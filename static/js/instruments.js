@@ -1,5 +1,6 @@
 // Cards of hosts and GPUs, moved by telemetry. A card is drawn anew only when its power or who holds its memory changes.
 import { on } from "./live.js";
+import { draw } from "./draw.js";
 import { count, figure, filesize, gib, sparkPath } from "./format.js";
 
 const KEPT_MS = 5 * 60 * 1000;
@@ -55,7 +56,9 @@ function holders(gpu) {
 }
 
 function redraw(card) {
-  window.htmx.ajax("GET", card.dataset.card, { target: card, swap: "outerHTML" });
+  if (card.dataset.drawing) return;
+  card.dataset.drawing = "yes";
+  draw(card, card.dataset.card, { whole: true }).catch((error) => { delete card.dataset.drawing; console.warn(error.message); });
 }
 
 function updateGpu(card, gpu) {
@@ -94,5 +97,5 @@ on("hosts", ({ kind, data }) => {
     for (const card of document.querySelectorAll("[data-gpu]")) if (card.dataset.gpu === data.gpu) redraw(card);
   }
 });
-document.addEventListener("htmx:afterSwap", () => { known = new Set([...known, ...cards()]); paint(); });
+document.addEventListener("drawn", () => { known = new Set([...known, ...cards()]); paint(); });
 paint();

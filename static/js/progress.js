@@ -21,6 +21,10 @@ for (const topic of ["models", "datasets"]) {
 }
 
 on("jobs", ({ kind, data }) => {
+  if (kind === "status") {
+    const phase = data.status === "running" && data.phase !== "active" ? data.phase : "";
+    for (const place of document.querySelectorAll(`[data-job-phase="${Number(data.id)}"]`)) place.textContent = phase;
+  }
   if (kind !== "progress" || !data.progress?.total) return;
   for (const place of document.querySelectorAll(`[data-job-percent="${Number(data.id)}"]`)) {
     place.textContent = `${((100 * data.progress.done) / data.progress.total).toFixed(1)} %`;

@@ -3,6 +3,7 @@ import { on } from "./live.js";
 import { Curves, smoothed, TOO_MANY_POINTS } from "./curves.js";
 import { Plot, layout, palette } from "./chart.js";
 import { count, duration, figure, gib, number, sparkPath } from "./format.js";
+import { showCheckpoint, showSample } from "./milestones.js";
 import { send } from "./csrf.js";
 
 const LOSS = 0, EVAL = 1, FLAGS = 2, SMOOTH = 3;
@@ -116,7 +117,8 @@ function receive(message) {
   if (!loaded) { waiting.push(message); return undefined; }
   if (message.kind === "metrics") take(message.data);
   else if (message.kind === "progress") progress(message.data);
-  else if (message.kind === "checkpoint") flag(message.data);
+  else if (message.kind === "checkpoint") { flag(message.data); showCheckpoint(message.data); }
+  else if (message.kind === "sample") showSample(message.data);
   else if (message.kind === "log") log(message.data.lines);
   return undefined;
 }

@@ -10,5 +10,5 @@ function refresh() {
 
 setInterval(refresh, 10000);
 document.addEventListener("visibilitychange", refresh);
-document.addEventListener("htmx:afterSwap", refresh);
+document.addEventListener("drawn", refresh);
 refresh();
