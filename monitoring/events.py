@@ -11,6 +11,7 @@ import json
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -314,8 +315,10 @@ class EventWriter:
             return event
 
     def log(self, text: str, level: Level = "info") -> None:
-        """Writes a log event."""
-        self.emit(Log(level=level, text=text))
+        """Writes a log event, and the same line to stderr: a job's log file holds what its page showed."""
+        event = self.emit(Log(level=level, text=text))
+        clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
+        sys.stderr.write(f"{clock} {level.upper()} {text}\n")
 
     def close(self) -> None:
         """Makes what was written durable and closes the file."""

@@ -41,8 +41,8 @@ function lossTraces(colors) {
   const hover = "%{y:.4g}<extra>%{fullData.name}</extra>";
   return [
     { type: "scatter", mode: "lines", name: "loss", x: xs(loss), y: [...loss.value], connectgaps: false, hovertemplate: hover, opacity: view.smooth ? 0.3 : 1, line: { color: colors["series-1"], width: 1.7 } },
-    { type: "scatter", mode: "markers", name: "eval_loss", x: xs(evaluated), y: [...evaluated.value], hovertemplate: hover, marker: { symbol: "circle", size: 9, color: colors.surface, line: { color: colors["series-2"], width: 2 } } },
-    { type: "scatter", mode: "markers", name: "checkpoints", yaxis: "y2", x: checkpoints.map((row) => flagX(row.step)), y: checkpoints.map(() => 0.03), hovertemplate: "step %{text}<extra>checkpoint</extra>", text: checkpoints.map((row) => count(row.step)), marker: { symbol: "triangle-right", size: 10, color: colors["series-3"] } },
+    { type: "scatter", mode: "markers", name: "eval_loss", cliponaxis: false, x: xs(evaluated), y: [...evaluated.value], hovertemplate: hover, marker: { symbol: "circle", size: 9, color: colors.surface, line: { color: colors["series-2"], width: 2 } } },
+    { type: "scatter", mode: "markers", name: "checkpoints", yaxis: "y2", x: checkpoints.map((row) => flagX(row.step)), y: checkpoints.map(() => 0.96), cliponaxis: false, hovertemplate: "step %{text}<extra>checkpoint</extra>", text: checkpoints.map((row) => count(row.step)), marker: { symbol: "triangle-right", size: 10, color: colors["series-3"] } },
     { type: "scatter", mode: "lines", name: "smoothed", visible: view.smooth, x: xs(loss), y: view.smooth ? smoothed(loss.value) : [...loss.value], hovertemplate: hover, line: { color: colors["series-1"], width: 2 } },
   ];
 }
