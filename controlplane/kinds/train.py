@@ -58,6 +58,9 @@ class TrainKind(JobKind):
         environment = Run.objects.get(job=job).config.get("environment", {})
         return int(environment.get("gpus") or 1)
 
+    def on_launch(self, job: Job, attempt: Attempt) -> None:
+        result_model(Run.objects.get(job=job))
+
     def on_events(self, job: Job, attempt: Attempt, events: list[Event]) -> None:
         run = Run.objects.get(job=job)
         fresh: dict[str, list[curves.Point]] = {}

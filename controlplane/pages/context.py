@@ -11,9 +11,10 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.functional import SimpleLazyObject
 
-from controlplane.models import Dataset, Host, Job, LanguageModel, Run
+from controlplane.models import Dataset, Host, Job, Run
 from controlplane.models.access import Role
 from controlplane.models.jobs import Kind, Status
+from controlplane.services import models
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def _open_jobs() -> int:
 PLACES: tuple[tuple[str, str, Callable[[], int] | None], ...] = (
     ("Bridge", "bridge", None),
     ("Runs", "runs", lambda: Run.objects.filter(job__status=Status.RUNNING).count()),
-    ("Models", "models", LanguageModel.objects.count),
+    ("Models", "models", models.count),
     ("Datasets", "datasets", Dataset.objects.count),
     ("Chat", "chat", None),
     ("Queue", "queue", _open_jobs),

@@ -48,9 +48,19 @@ def _rows() -> "QuerySet[Any, Any]":
     return LanguageModel.objects.select_related("base", "job").annotate(serves=Exists(active))
 
 
+def _listed() -> "QuerySet[Any, Any]":
+    """What a run is still making is a name that is kept for it, and no model yet."""
+    return _rows().exclude(source="run", state=ModelState.FETCHING)
+
+
+def count() -> int:
+    """How many models there are, in whatever state."""
+    return _listed().count()
+
+
 def list_models() -> list[LanguageModel]:
     """All models in whatever state, the active one first, then the newest."""
-    return list(_rows().order_by("-serves", "-created_at", "name"))
+    return list(_listed().order_by("-serves", "-created_at", "name"))
 
 
 def list_ready() -> list[LanguageModel]:

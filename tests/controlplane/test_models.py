@@ -9,6 +9,7 @@ from django.test import Client
 from controlplane.models import Deployment, Job, LanguageModel
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
+from controlplane.models.language_models import ModelState
 from controlplane.services import models
 from tests import factories
 
@@ -234,3 +235,11 @@ def test_deleting_is_refused_while_something_stands_on_it(admin: Client) -> None
         assert response.status_code == 409, name
         assert word in response.json()["detail"]
         assert LanguageModel.objects.filter(name=name).exists()
+
+
+def test_a_model_that_a_run_is_still_making_is_not_listed() -> None:
+    making = factories.make_model(source="run", state=ModelState.FETCHING)
+    made = factories.make_model(source="run")
+    assert [model.name for model in models.list_models()] == [made.name]
+    assert models.count() == 1
+    assert models.get(making.name).state == ModelState.FETCHING
