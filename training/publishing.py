@@ -22,6 +22,8 @@ from training.fetch.inspect import FACTS_FILE, ModelFacts, inspect_model, write_
 from training.models import Start, dtype_on_disk, is_quantized, load_base
 from training.profiles.base import Profile
 
+TOKENIZER_FILE = "tokenizer.json"
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -60,6 +62,7 @@ def publish_model(model: Any, tokenizer: Any, origin: Origin) -> ModelFacts:
     try:
         _save(model, temporary, origin)
         tokenizer.save_pretrained(temporary)
+        _keep_bytes(origin.start.base / TOKENIZER_FILE, temporary / TOKENIZER_FILE)
         (temporary / "README.md").unlink(missing_ok=True)  # peft's card names paths of this host
         facts = inspect_model(temporary)
         write_facts(temporary, facts, **_more(final, origin))
@@ -91,6 +94,14 @@ def _save(model: Any, folder: Path, origin: Origin) -> None:
         _save_whole(_merged_onto_whole_weights(model, folder, origin), folder, origin)
     else:
         _save_whole(model.merge_and_unload(), folder, origin)
+
+
+def _keep_bytes(original: Path, written: Path) -> None:
+    """A tokenizer that says the same is kept byte for byte, so that its hash goes on telling who shares it."""
+    settings = ("truncation", "padding")  # of the last call, not of the tokenizer
+    held, saved = (json.loads(path.read_bytes()) for path in (original, written))
+    if all(held.get(name) == saved.get(name) for name in {*held, *saved} if name not in settings):
+        shutil.copyfile(original, written)
 
 
 def _save_whole(model: Any, folder: Path, origin: Origin) -> None:

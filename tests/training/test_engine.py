@@ -105,9 +105,11 @@ def test_generation_stops_where_the_template_ends_an_answer(tmp_path: Path) -> N
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(other)
     tokenizer.save_pretrained(other)
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
     job.model = Artefact(id="other", path=str(other))
     job.run_here()
     ends = AutoModelForCausalLM.from_pretrained(job.model_dir).generation_config.eos_token_id
+    assert (job.model_dir / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes()
     assert ends == tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
 
 

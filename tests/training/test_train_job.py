@@ -105,6 +105,7 @@ def test_the_result_says_what_came_of_it(whole: TrainJob) -> None:
     assert facts["base"] == {"id": "tiny", "sha256": "a" * 64}
     assert facts["dataset"] == {"id": "data", "sha256": "d" * 64}
     assert facts["hashes"] == values["model"]["hashes"]
+    assert facts["tokenizer_sha256"] == sha256_of(Path(whole.model.path) / "tokenizer.json")
     assert facts["hashes"]["model.safetensors"] == sha256_of(whole.model_dir / "model.safetensors")
     assert not list(whole.model_dir.glob("*.bin")) + list(whole.model_dir.parent.glob(".*"))
 
