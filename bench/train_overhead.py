@@ -1,8 +1,8 @@
 """What the control plane costs a training: `python -m bench.train_overhead [--pairs 5] [--steps 40]`.
 
 Interleaved pairs of the same fine-tune: a run under Pilothouse (web server, agent, supervisor, events, live topics),
-and a bare script on transformers' Trainer. Printed: the ratio of steps a second (the batches are the same, so it is that
-of tokens a second), and how much later the first point can be read than the bare script logs its first step.
+and a bare script on transformers' Trainer. Printed: the ratio of steps a second (the batches are the same, so it is
+that of tokens a second), and how much later the first point can be read than the bare script logs its first step.
 Goals: ratio at least 0.97; first point at most 2 s later.
 """
 

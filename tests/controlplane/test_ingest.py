@@ -129,7 +129,9 @@ def test_a_process_that_dies_is_tried_again_until_the_limit(stage: Stage) -> Non
         stage.writer.emit(ev.Started(pid=5))
         stage.take(state="exited", exit=ended(signal=11))
         assert stage.job().status == (Status.PENDING if number < 3 else Status.FAILED)
-    assert stage.job().error["message"] == "The process ended by SIGSEGV."
+    error = stage.job().error
+    assert error is not None
+    assert error["message"] == "The process ended by SIGSEGV."
 
 
 @pytest.mark.parametrize(("desired", "status"), [(Desired.PAUSE, Status.PAUSED), (Desired.RUN, Status.PENDING)])

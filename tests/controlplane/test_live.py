@@ -23,7 +23,8 @@ def tell(topic: str, number: int) -> None:
 
 async def open_socket(user: Any) -> WebsocketCommunicator:
     socket = WebsocketCommunicator(LiveConsumer.as_asgi(), "/ws/live")
-    socket.scope["user"] = user
+    scope: Any = socket.scope
+    scope["user"] = user
     await socket.connect()
     return socket
 

@@ -160,7 +160,7 @@ def test_writing_wants_the_token(world: dict[str, object]) -> None:
     response = client.post(f"/runs/{world['run']}/stop", {"mode": "now"})
     assert response.status_code == 403
     assert "too old" in read(response).source
-    assert Run.objects.get(pk=world["run"]).job.desired == "run"
+    assert Run.objects.get(pk=int(str(world["run"]))).job.desired == "run"
 
 
 def test_a_host_without_a_gpu_says_so_plainly(home: Path) -> None:

@@ -118,7 +118,7 @@ def template_renderer(source: str, special_tokens: dict[str, str]) -> Callable[[
 class _GenerationBlock(Extension):
     """`{% generation %}...{% endgeneration %}` marks the assistant's words for training; here it is only a block."""
 
-    tags = {"generation"}  # noqa: RUF012 - jinja2's own form
+    tags = {"generation"}
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
