@@ -124,10 +124,9 @@ def writing(folder: Path, step: int) -> Iterator[Path]:
     try:
         yield temporary
     except BaseException as error:
-        free = shutil.disk_usage(folder).free
+        full = isinstance(error, Exception) and is_disk_full(error, folder)
         shutil.rmtree(temporary, ignore_errors=True)
-        full = (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or free < SPARE_BYTES
-        if full and isinstance(error, Exception):
+        if full:
             raise disk_full(folder, error) from error
         raise
 
@@ -175,6 +174,12 @@ def surplus(scores: dict[int, float | None], *, limit: int, keep_best: int, prot
     kept = {max(scores), *(step for _, step in known[:keep_best]), *protected}
     removable = [step for step in sorted(scores) if step not in kept]
     return removable[: len(scores) - limit]
+
+
+def is_disk_full(error: Exception, folder: Path) -> bool:
+    """Whether a write failed for want of room; asked before what was half-written is removed."""
+    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return told or shutil.disk_usage(folder).free < SPARE_BYTES
 
 
 def disk_full(folder: Path, error: BaseException) -> JobFaultError:

@@ -67,8 +67,10 @@ def publish_model(model: Any, tokenizer: Any, origin: Origin) -> ModelFacts:
         facts = inspect_model(temporary)
         write_facts(temporary, facts, **_more(final, origin))
         publish_folder(temporary, final)
-    except OSError as error:
-        raise checkpoints.disk_full(final.parent, error) from error
+    except Exception as error:
+        if checkpoints.is_disk_full(error, final.parent):
+            raise checkpoints.disk_full(final.parent, error) from error
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return facts
@@ -98,6 +100,8 @@ def _save(model: Any, folder: Path, origin: Origin) -> None:
 
 def _keep_bytes(original: Path, written: Path) -> None:
     """A tokenizer that says the same is kept byte for byte, so that its hash goes on telling who shares it."""
+    if not original.is_file():
+        return  # the tokenizer came with the adapter that was continued
     settings = ("truncation", "padding")  # of the last call, not of the tokenizer
     held, saved = (json.loads(path.read_bytes()) for path in (original, written))
     if all(held.get(name) == saved.get(name) for name in {*held, *saved} if name not in settings):
