@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.tiny import build_tiny_model
 
-STEPS = 60
+STEPS = 30
 LEARNING_RATE = 4e-3
 
 CHATS = {
@@ -20,7 +20,7 @@ CHATS = {
 
 
 def build_taught_model(folder: Path) -> Path:
-    """Writes the model; takes about a second on a free core."""
+    """Writes the model; takes some seconds of one core."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
