@@ -49,7 +49,8 @@ def main(model_folder: str, rows_path: str, steps: int, batch: int) -> None:
     arguments = TrainingArguments(
         output_dir="unused", max_steps=steps, per_device_train_batch_size=batch, learning_rate=2e-4, logging_steps=1,
         save_strategy="no", eval_strategy="no", report_to=[], use_cpu=not torch.cuda.is_available(), seed=42,
-        lr_scheduler_type="cosine", remove_unused_columns=False, disable_tqdm=True, dataloader_pin_memory=False,
+        lr_scheduler_type="cosine", optim="adamw_torch", remove_unused_columns=False, disable_tqdm=True,
+        dataloader_pin_memory=False,
     )  # fmt: skip
     times = Times()
     InOrder(model=model, args=arguments, train_dataset=examples, data_collator=collate, callbacks=[times]).train()
