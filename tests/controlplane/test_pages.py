@@ -1,6 +1,7 @@
 """Every page for every role: it answers, breaks no rule of the policy, and shows hostile names as text."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import Client
@@ -52,7 +53,7 @@ def client_of(role: str) -> Client:
 
 
 @pytest.fixture
-def world(home: Path) -> dict[str, object]:
+def world(home: Path) -> dict[str, Any]:
     """One of everything, with names that no page may take for markup."""
     host = make_host("forge")
     job = make_job("train", Status.RUNNING, title=HOSTILE, host=host, started_at=timezone.now())
@@ -75,7 +76,7 @@ def world(home: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_page_answers_every_role(world: dict[str, object], role: str) -> None:
+def test_every_page_answers_every_role(world: dict[str, Any], role: str) -> None:
     client = client_of(role)
     for pattern in EVERYBODYS:
         response = client.get(pattern.format(**world))
@@ -86,14 +87,14 @@ def test_every_page_answers_every_role(world: dict[str, object], role: str) -> N
 
 
 @pytest.mark.parametrize("pattern", ADMINS)
-def test_what_is_the_admins_is_shown_to_them_alone(world: dict[str, object], pattern: str) -> None:
+def test_what_is_the_admins_is_shown_to_them_alone(world: dict[str, Any], pattern: str) -> None:
     assert read(client_of("admin").get(pattern)).source
     refused = client_of("use").get(pattern)
     assert refused.status_code == 403
     assert "role admin" in read(refused).by_id("main").text
 
 
-def test_hostile_names_are_shown_as_they_are(world: dict[str, object]) -> None:
+def test_hostile_names_are_shown_as_they_are(world: dict[str, Any]) -> None:
     page = read(client_of("use").get(f"/runs/{world['run']}/"))
     assert HOSTILE in page.one("h1").text
     assert HOSTILE in page.by_id("samples").text
@@ -123,7 +124,7 @@ def test_pages_say_what_to_do_where_nothing_is_yet(home: Path) -> None:
         assert words in read(client.get(path)).by_id("main").text, path
 
 
-def test_the_small_role_sees_why_a_button_is_off(world: dict[str, object]) -> None:
+def test_the_small_role_sees_why_a_button_is_off(world: dict[str, Any]) -> None:
     make_model("another")
     page = read(client_of("use").get("/models/"))
     button = page.button("Activate")
@@ -132,7 +133,7 @@ def test_the_small_role_sees_why_a_button_is_off(world: dict[str, object]) -> No
     assert "role admin; yours is use" in button.get("title")
 
 
-def test_a_refusal_becomes_a_sentence_on_the_page_that_asked(world: dict[str, object]) -> None:
+def test_a_refusal_becomes_a_sentence_on_the_page_that_asked(world: dict[str, Any]) -> None:
     client = client_of("read")
     response = client.post(
         "/models/activate", {"name": world["model"]}, headers={"Referer": "http://testserver/models/"}
@@ -141,12 +142,12 @@ def test_a_refusal_becomes_a_sentence_on_the_page_that_asked(world: dict[str, ob
     assert "This needs the role admin" in read(client.get("/models/")).by_id("messages").text
 
 
-def test_a_referrer_elsewhere_leads_nowhere(world: dict[str, object]) -> None:
+def test_a_referrer_elsewhere_leads_nowhere(world: dict[str, Any]) -> None:
     response = client_of("read").post("/models/activate", {"name": "x"}, headers={"Referer": "https://evil.example/"})
     assert response.status_code == 403
 
 
-def test_a_fragment_that_is_refused_answers_plain_words(world: dict[str, object]) -> None:
+def test_a_fragment_that_is_refused_answers_plain_words(world: dict[str, Any]) -> None:
     client = client_of("use")
     response = client.post("/hosts/forge/gpus/0/power", {"profile": "quiet"}, headers={"HX-Request": "true"})
     assert response.status_code == 403
@@ -154,7 +155,7 @@ def test_a_fragment_that_is_refused_answers_plain_words(world: dict[str, object]
     assert "role admin" in response.content.decode()
 
 
-def test_writing_wants_the_token(world: dict[str, object]) -> None:
+def test_writing_wants_the_token(world: dict[str, Any]) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(make_user("admin"))
     response = client.post(f"/runs/{world['run']}/stop", {"mode": "now"})
@@ -169,7 +170,7 @@ def test_a_host_without_a_gpu_says_so_plainly(home: Path) -> None:
     assert "No GPU on this host: No NVIDIA driver was found." in page.by_id("main").text
 
 
-def test_a_card_tells_owners_limits_and_refusals(world: dict[str, object]) -> None:
+def test_a_card_tells_owners_limits_and_refusals(world: dict[str, Any]) -> None:
     gpu = make_host("beacon", gpus=1).gpus.get()
     gpu.power_answer = {"set": False, "refused_by": "sudo nvidia-smi", "reason": "It needs root.", "fix": "sudo visudo"}
     gpu.power_set_at = timezone.now()
@@ -183,7 +184,7 @@ def test_a_card_tells_owners_limits_and_refusals(world: dict[str, object]) -> No
     assert "nobody's" in page.one("section", data_host="forge", aria_label="GPU 0, NVIDIA GeForce RTX 3090").text
 
 
-def test_the_preview_pages_through_the_rows(world: dict[str, object]) -> None:
+def test_the_preview_pages_through_the_rows(world: dict[str, Any]) -> None:
     client = client_of("read")
     first = read(client.get(f"/datasets/{world['dataset']}/preview"))
     assert "rows 1 to 10 of 12" in first.source
@@ -192,7 +193,7 @@ def test_the_preview_pages_through_the_rows(world: dict[str, object]) -> None:
     assert client.get(f"/datasets/{world['dataset']}/preview?offset=nonsense").status_code == 200
 
 
-def test_the_live_topics_are_marked_where_the_page_stands(world: dict[str, object]) -> None:
+def test_the_live_topics_are_marked_where_the_page_stands(world: dict[str, Any]) -> None:
     page = read(client_of("read").get(f"/runs/{world['run']}/"))
     assert f'"run:{world["run"]}"' in page.one("meta", name="live-topics").get("content")
 
