@@ -28,6 +28,10 @@ def part(request: HttpRequest, name: str) -> HttpResponse:
     makers = {"instruments": _instruments, "running": _running, "work": _work, "lately": _lately}
     if name not in makers:
         raise NotFoundError(f"The bridge has no part {name!r}.")
+    shown = request.GET.get("run", "")
+    if name == "running" and shown.isdecimal() and len(shown) < 19:
+        run = runs.get(int(shown))
+        return render(request, "bridge/running.html", {"run": run, "facts": runs.facts(run)})
     return render(request, f"bridge/{name}.html", makers[name]())
 
 

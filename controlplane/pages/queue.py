@@ -5,12 +5,14 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from controlplane.models import Job
 from controlplane.models.access import Actor
 from controlplane.models.jobs import Kind, Priority, Status
 from controlplane.pages.actors import actor
+from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
 from controlplane.services import jobs
 
@@ -47,7 +49,7 @@ def job_cancel(request: HttpRequest, job_id: int) -> HttpResponse:
     """Ends a job now."""
     job = jobs.cancel(actor(request), job_id)
     messages.info(request, f"Job {job.pk} ends now.")
-    return redirect("queue")
+    return redirect(referrer(request) or reverse("queue"))
 
 
 @require_POST
@@ -55,11 +57,11 @@ def job_retry(request: HttpRequest, job_id: int) -> HttpResponse:
     """Puts an ended job back."""
     job = jobs.retry(actor(request), job_id)
     messages.info(request, f"Job {job.pk} is in the queue again.")
-    return redirect("queue")
+    return redirect(referrer(request) or reverse("queue"))
 
 
 @require_POST
 def job_priority(request: HttpRequest, job_id: int) -> HttpResponse:
     """Changes a job's place."""
     jobs.set_priority(actor(request), job_id, request.POST.get("priority", ""))
-    return redirect("queue")
+    return redirect(referrer(request) or reverse("queue"))

@@ -15,7 +15,7 @@ export function layout(colors, { xTitle, total, log, low = "tozero", flags = fal
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { family: colors.font, color: colors.ink, size: 12 },
     margin: { l: 44, r: 12, t: 10, b: 34 }, showlegend: false, hovermode: "x", dragmode: "zoom", uirevision: "kept",
-    hoverlabel: { bgcolor: colors.surface, bordercolor: colors.line, font: { color: colors.ink, size: 12 } },
+    hoverlabel: { bgcolor: colors.surface, bordercolor: colors.line, font: { family: colors.font, color: colors.ink, size: 12 } },
     xaxis: { ...axis, showgrid: false, title: { ...axis.title, text: xTitle }, rangemode: "tozero", ...(total ? { range: [0, total], autorange: false } : { autorange: true }) },
     yaxis: { ...axis, nticks: 6, tickformat: tickFormat, type: log ? "log" : "linear", autorange: true, ...(log ? {} : { rangemode: low }) },
     ...(flags ? { yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true } } : {}),

@@ -93,6 +93,7 @@ function refreshAll(reading = null) {
 
 on("hosts", ({ kind, data }) => {
   if (kind === "telemetry") telemetry(data);
+  if (kind === "reset") for (const card of document.querySelectorAll("[data-gpu]")) redraw(card);
   if (kind === "status") {
     for (const card of document.querySelectorAll("[data-gpu]")) if (card.dataset.gpu === data.gpu) redraw(card);
   }

@@ -38,11 +38,11 @@ function flagX(step) {
 
 function lossTraces(colors) {
   const loss = curves.get("loss"), evaluated = curves.get("eval_loss");
-  const hover = "%{y:.4g}<extra>%{fullData.name}</extra>";
+  const hover = "%{fullData.name} %{y:.4g}<extra></extra>";
   return [
     { type: "scatter", mode: "lines", name: "loss", x: xs(loss), y: [...loss.value], connectgaps: false, hovertemplate: hover, opacity: view.smooth ? 0.3 : 1, line: { color: colors["series-1"], width: 1.7 } },
     { type: "scatter", mode: "markers", name: "eval_loss", cliponaxis: false, x: xs(evaluated), y: [...evaluated.value], hovertemplate: hover, marker: { symbol: "circle", size: 9, color: colors.surface, line: { color: colors["series-2"], width: 2 } } },
-    { type: "scatter", mode: "markers", name: "checkpoints", yaxis: "y2", x: checkpoints.map((row) => flagX(row.step)), y: checkpoints.map(() => 0.96), cliponaxis: false, hovertemplate: "step %{text}<extra>checkpoint</extra>", text: checkpoints.map((row) => count(row.step)), marker: { symbol: "triangle-right", size: 10, color: colors["series-3"] } },
+    { type: "scatter", mode: "markers", name: "checkpoints", yaxis: "y2", x: checkpoints.map((row) => flagX(row.step)), y: checkpoints.map(() => 0.96), cliponaxis: false, hovertemplate: "checkpoint at step %{text}<extra></extra>", text: checkpoints.map((row) => count(row.step)), marker: { symbol: "triangle-right", size: 10, color: colors["series-3"] } },
     { type: "scatter", mode: "lines", name: "smoothed", visible: view.smooth, x: xs(loss), y: view.smooth ? smoothed(loss.value) : [...loss.value], hovertemplate: hover, line: { color: colors["series-1"], width: 2 } },
   ];
 }
@@ -54,7 +54,7 @@ async function draw() {
   const jobs = [lossPlot.draw(lossTraces(colors), layout(colors, { xTitle, total: range, log: view.log, flags: true }))];
   if (ratePlot) {
     const rate = curves.get("learning_rate");
-    const trace = { type: "scatter", mode: "lines", name: "learning_rate", x: xs(rate), y: [...rate.value], hovertemplate: "%{y:.3g}<extra></extra>", line: { color: colors["series-3"], width: 1.7 } };
+    const trace = { type: "scatter", mode: "lines", name: "learning_rate", x: xs(rate), y: [...rate.value], hovertemplate: "learning rate %{y:.3g}<extra></extra>", line: { color: colors["series-3"], width: 1.7 } };
     jobs.push(ratePlot.draw([trace], layout(colors, { xTitle, total: range, log: false, tickFormat: "~e" })));
   }
   await Promise.all(jobs);

@@ -208,3 +208,19 @@ def test_steps_without_a_rest_are_not_shown_as_figures_that_are_not_known(home: 
     shown = {item.get("data-last"): item.text for item in page.elements if item.get("data-last") and item.tag == "span"}
     assert shown["loss"] == "NaN"
     assert shown["eval_loss"] == "–"
+
+
+def test_retrying_leads_back_to_where_one_was(home: Path) -> None:
+    run = make_run(status=Status.FAILED, created_by="jonas")
+    headers = {"Referer": f"http://testserver/runs/{run.pk}/"}
+    assert owner().post(f"/queue/{run.job_id}/retry", headers=headers)["Location"] == f"/runs/{run.pk}/"
+    run.job.refresh_from_db()
+    assert run.job.status == Status.PENDING
+
+
+def test_the_bridge_keeps_to_the_run_whose_chart_it_shows(home: Path) -> None:
+    shown, other = make_run("shown", status=Status.RUNNING), make_run("other", status=Status.RUNNING)
+    client = owner()
+    assert read(client.get("/")).by_id("chart-loss").get("data-run") == str(other.pk)
+    assert "shown" in read(client.get(f"/bridge/running?run={shown.pk}")).one("h3").text
+    assert client.get("/bridge/nothing").status_code == 404
