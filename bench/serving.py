@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the engine is stopped too
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         folder = arguments.model or make_model(work / "model")
