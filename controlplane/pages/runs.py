@@ -12,6 +12,7 @@ from controlplane.errors import InvalidInputError, NotFoundError, PilothouseErro
 from controlplane.models import Run, Sample
 from controlplane.models.access import Role
 from controlplane.models.datasets import DatasetStatus
+from controlplane.models.language_models import ModelState
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.runs import RunForm
 from controlplane.pages.topics import mark
@@ -88,14 +89,20 @@ def _watch(request: HttpRequest, run: Run) -> dict[str, Any]:
     active = deployments.active()
     rows = [{**row, "model": made.get(row["step"])} for row in run_facts.checkpoints(run)]
     samples = Sample.objects.filter(run=run)[:SAMPLES_SHOWN]
-    result = run.models.filter(source="run").order_by("-created_at").first()
+    result = run.models.filter(source="run", state=ModelState.READY).first()
     engines = [row for row in deployments.list_deployments() if result and row.model_id == result.pk]
     return {
         "run": run, "facts": runs.facts(run), "checkpoints": rows, "samples": samples, "result_model": result,
         "engine": engines[0] if engines else None,
         "active_model": active.model if active else None, "mine": actor(request).may_change(run.created_by),
-        "suggested": run_facts.model_name(run),
+        "suggested": run_facts.model_name(run), "epochs": _epochs(run),
     }  # fmt: skip
+
+
+def _epochs(run: Run) -> float | None:
+    """How many epochs the run has; None where its steps are counted instead."""
+    hyperparams = run.config["hyperparams"]
+    return None if hyperparams["max_steps"] > 0 else hyperparams["num_train_epochs"]
 
 
 def _log(run: Run) -> list[str]:
