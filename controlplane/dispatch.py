@@ -12,17 +12,19 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import close_old_connections, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, PilothouseError
 from controlplane.fleet.local import ensure_agent
-from controlplane.fleet.protocol import AgentRefusedError, Cursor, HostUnreachableError, Wish
+from controlplane.fleet.protocol import AgentRefusedError, AttemptNews, Cursor, HostUnreachableError, Wish
 from controlplane.fleet.registry import carrier, local
 from controlplane.kinds.registry import kind_of
 from controlplane.models import Attempt, Deployment, Host, Job
 from controlplane.models.jobs import Desired, Status
 from controlplane.placement import Place, place
 from controlplane.services import bell, deployments, hosts, ingest, jobs
+from controlplane.stuck import StuckWatch
 
 log = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
@@ -32,6 +34,10 @@ BATCH_SECONDS = 0.2
 STATISTICS_EVERY_SECONDS = 3.0
 AGENT_GONE_SECONDS = 3.0
 GRACE_SECONDS = 10.0
+STORE_TRIES = 10
+_unstorable: dict[tuple[int, int], int] = {}
+"""How often an attempt's news could not be stored, by (job, attempt)."""
+
 TRY_AGAIN = frozenset({"stopping", "still_running", "launching"})
 
 
@@ -44,11 +50,12 @@ class Dispatcher:
         self._threads: list[threading.Thread] = []
         self._polled: set[int] = set()
         self._checking: set[int] = set()
-        self._statistics_at = 0.0
+        self._stuck = StuckWatch()
 
     def start(self) -> None:
         """Starts deciding; pollers start as hosts become known."""
         self._spawn("dispatcher", self._decide)
+        self._spawn("statistics", self._read_statistics)
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """Ends all threads; jobs go on."""
@@ -80,6 +87,7 @@ class Dispatcher:
         launch_claimed()
         launch_pending()
         carry_out_wishes()
+        self._stuck.look()
         self._watch_deployments()
 
     def _meet_hosts(self) -> None:
@@ -130,9 +138,16 @@ class Dispatcher:
             if deployment.pk not in self._checking:
                 self._checking.add(deployment.pk)
                 self._spawn(f"check {deployment.pk}", lambda row=deployment: self._check(row))  # type: ignore[misc]
-        if time.monotonic() - self._statistics_at > STATISTICS_EVERY_SECONDS:
-            self._statistics_at = time.monotonic()
-            deployments.refresh_statistics()
+
+    def _read_statistics(self) -> None:
+        """Asks the engines for their figures; in a thread of its own, since a busy one takes its time."""
+        while not self.stopping.wait(STATISTICS_EVERY_SECONDS):
+            close_old_connections()
+            try:
+                deployments.refresh_statistics()
+            except Exception:  # this loop must live
+                log.exception("reading the engines' figures stumbled")
+        close_old_connections()
 
     def _check(self, deployment: Deployment) -> None:
         try:
@@ -177,13 +192,16 @@ def claim(job: Job, found: Place) -> Attempt | None:
 def launch_claimed() -> None:
     """Launches attempts that were claimed but never acknowledged (a restart came between); none is started twice."""
     rows = Attempt.objects.filter(launched=False, ended_at=None, job__status=Status.RUNNING)
-    for attempt in rows.select_related("job", "job__host", "host"):
+    for attempt in rows.filter(number=F("job__attempt_count")).select_related("job", "job__host", "host"):
         launch(attempt)
 
 
 def launch(attempt: Attempt) -> None:
-    """Hands a claimed attempt to its host's agent."""
-    job, kind = attempt.job, kind_of(attempt.job)
+    """Hands a claimed attempt to its host's agent. Whatever goes wrong ends this job alone, never the dispatcher."""
+    job, kind = jobs.get(attempt.job_id), kind_of(attempt.job)
+    if job.status != Status.RUNNING or job.attempt_count != attempt.number:
+        ingest.drop(attempt)  # cancelled between the claim and now
+        return
     try:
         spec = kind.spec(job, attempt)
         carrier(attempt.host).launch(spec.to_json(), kind.secrets(job, attempt))
@@ -191,11 +209,18 @@ def launch(attempt: Attempt) -> None:
         log.warning("job %s: %s; it is launched when the host answers", job.pk, error)
         return
     except AgentRefusedError as error:
-        if error.code not in TRY_AGAIN:
+        if error.code == "superseded":
+            ingest.drop(attempt)
+        elif error.code not in TRY_AGAIN:
             ingest.fail_before_launch(job.pk, error.code, error.message, error.fix)
         return
     except PilothouseError as error:
         ingest.fail_before_launch(job.pk, error.code, error.message, "")
+        return
+    except Exception as error:  # a row that nobody foresaw must not stop all others, now and after each restart
+        log.exception("job %s can't be launched", job.pk)
+        message = f"It can't be launched: {type(error).__name__}: {error}"
+        ingest.fail_before_launch(job.pk, "internal", message, "The web server's log has more.")
         return
     Attempt.objects.filter(pk=attempt.pk).update(launched=True)
 
@@ -223,11 +248,23 @@ def poll(host: Host) -> None:
     cursors = [Cursor(job_id=row.job_id, attempt=row.number, offset=row.offset) for row in rows]
     answer = carrier(host).poll(cursors, POLL_SECONDS)
     for news in answer["attempts"]:
-        ingest.store(news)
+        _store(news)
     hosts.record(host, answer["reading"])
-    asked_for = {(cursor["job_id"], cursor["attempt"]) for cursor in cursors}
-    for job_id, number in set(answer["live"]) - asked_for:
+    for job_id, number in answer["live"]:
         _end_if_superseded(host, job_id, number)
+
+
+def _store(news: AttemptNews) -> None:
+    """Stores one attempt's news; an attempt whose news can't be stored, tried often enough, fails alone."""
+    key = (news["job_id"], news["attempt"])
+    try:
+        ingest.store(news)
+        _unstorable.pop(key, None)
+    except Exception as error:  # this loop must live for the other jobs of the host
+        log.exception("the events of job %s attempt %s can't be stored", *key)
+        _unstorable[key] = _unstorable.get(key, 0) + 1
+        if _unstorable[key] >= STORE_TRIES:
+            ingest.give_up(news, f"Its events can't be stored: {type(error).__name__}: {error}")
 
 
 def _end_if_superseded(host: Host, job_id: int, number: int) -> None:

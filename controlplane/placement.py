@@ -47,6 +47,8 @@ def _room(job: Job, host: Host) -> Place | str:
         if len(free) < wanted:
             return f"waits for a free GPU on {host.name}"
         return Place(host, tuple(free[:wanted]))
+    if kind.lane == "train" and wanted > 1:
+        return f"asks for {wanted} GPUs, {host.name} has none"
     limit = {
         "train": settings.get("jobs.max_concurrent_train"),
         "light": settings.get("jobs.max_concurrent_light"),

@@ -6,6 +6,7 @@ A new kind is one file here and one line in `registry.py`; nothing else knows it
 from typing import Any, ClassVar
 
 from controlplane.models import Attempt, Job
+from controlplane.models.jobs import STUCK
 from monitoring.events import Error, Event, JobSpec
 
 
@@ -48,4 +49,4 @@ class JobKind:
 
     def may_retry(self, error: Error | None) -> bool:
         """Whether a process that died is started again: not when it has said why it can't go on."""
-        return error is None
+        return error is None or error.code == STUCK

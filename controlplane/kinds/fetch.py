@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from controlplane.errors import NotFoundError
 from controlplane.kinds.base import JobKind
 from controlplane.live.announce import publish
 from controlplane.models import Attempt, Job, LanguageModel
@@ -17,7 +18,9 @@ class FetchKind(JobKind):
     name = "fetch"
 
     def spec(self, job: Job, attempt: Attempt) -> JobSpec:
-        model = LanguageModel.objects.select_related("base").get(uuid=job.config["model"])
+        model = LanguageModel.objects.select_related("base").filter(uuid=job.config["model"]).first()
+        if model is None:
+            raise NotFoundError("The model that was to be fetched has been deleted. Add it again.")
         base = model.base
         return JobSpec(
             job_id=job.pk, attempt=attempt.number, kind="fetch", verb="fetch", host=attempt.host.name,

@@ -7,7 +7,7 @@ from controlplane.kinds.train import model_artefact
 from controlplane.models import Attempt, Deployment, Job
 from controlplane.services import deployments
 from monitoring import events as ev
-from monitoring.events import Error, Event, Inputs, JobSpec
+from monitoring.events import Event, Inputs, JobSpec
 
 
 class ServeKind(JobKind):
@@ -46,6 +46,3 @@ class ServeKind(JobKind):
 
     def on_failed(self, job: Job, error: dict[str, str]) -> None:
         deployments.ended(job, None if error["code"] == "cancelled" else error)
-
-    def may_retry(self, error: Error | None) -> bool:
-        return error is None

@@ -59,7 +59,9 @@ class TrainKind(JobKind):
         return int(environment.get("gpus") or 1)
 
     def on_launch(self, job: Job, attempt: Attempt) -> None:
-        result_model(Run.objects.get(job=job))
+        run = Run.objects.get(job=job)
+        Run.objects.filter(pk=run.pk).update(last_time=None)
+        result_model(run)
 
     def on_events(self, job: Job, attempt: Attempt, events: list[Event]) -> None:
         run = Run.objects.get(job=job)
@@ -90,6 +92,8 @@ class TrainKind(JobKind):
     def _rewind(self, run: Run, step: int) -> None:
         changed = curves.rewind(run, step)
         run.last_step, run.last_time, run.seconds_per_step = step, None, None
+        Run.objects.filter(pk=run.pk).update(last_step=step, last_time=None, seconds_per_step=None)
+        publish(f"run:{run.pk}", "progress", run_facts.progress(run))
         stale = run.checkpoints.filter(step__gt=step, gone_at=None)
         if stale.update(gone_at=timezone.now()) or changed:
             publish(f"run:{run.pk}", "reset", {})

@@ -9,13 +9,21 @@ from typing import Any
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from django.contrib.sessions.models import Session
 
 from controlplane.live import history
 from controlplane.live.announce import Message, group_name, last_seq
+from controlplane.models import User
 
 TOPIC = re.compile(r"(jobs|hosts|alerts|datasets|models|(run|deployment):[0-9]{1,18})")
 MAX_TOPICS = 50
+MAX_SEQ = 2**63
 CLOSE_NOT_LOGGED_IN = 4401
+
+
+def _is_welcome(user_id: int, session_key: str | None) -> bool:
+    known = User.objects.filter(pk=user_id, is_active=True, must_change_password=False).exists()
+    return known and (session_key is None or Session.objects.filter(session_key=session_key).exists())
 
 
 class LiveConsumer(AsyncJsonWebsocketConsumer):
@@ -24,10 +32,17 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
     async def connect(self) -> None:
         """Takes logged-in people only."""
         self.sent: dict[str, int] = {}
-        user = self.scope.get("user")
         await self.accept()
-        if user is None or not user.is_authenticated:
+        if not await self._may_listen():
             await self.close(code=CLOSE_NOT_LOGGED_IN)
+
+    async def _may_listen(self) -> bool:
+        """Whether there is a person behind it who is still active, still logged in, and has an own password."""
+        user = self.scope.get("user")
+        if user is None or not user.is_authenticated:
+            return False
+        session = self.scope.get("session")
+        return bool(await database_sync_to_async(_is_welcome)(user.pk, getattr(session, "session_key", None)))
 
     async def disconnect(self, code: int) -> None:
         """Leaves every group."""
@@ -36,6 +51,9 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
 
     async def receive_json(self, content: Any, **_kwargs: Any) -> None:
         """`{"subscribe": [topic], "after": {topic: seq}}`; anything else is answered with a sentence."""
+        if not await self._may_listen():
+            await self.close(code=CLOSE_NOT_LOGGED_IN)
+            return
         topics = content.get("subscribe") if isinstance(content, dict) else None
         after = content.get("after", {}) if isinstance(content, dict) else {}
         if not isinstance(topics, list) or not isinstance(after, dict):
@@ -48,7 +66,7 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
                 await self.send_json({"error": f"A page may subscribe to {MAX_TOPICS} topics."})
             else:
                 seq = after.get(topic)
-                await self._subscribe(topic, seq if isinstance(seq, int) else None)
+                await self._subscribe(topic, seq if type(seq) is int and 0 <= seq < MAX_SEQ else None)
 
     async def _subscribe(self, topic: str, seq: int | None) -> None:
         await self.channel_layer.group_add(group_name(topic), self.channel_name)

@@ -25,6 +25,9 @@ LEGAL: dict[str, frozenset[str]] = {
     Status.CANCELLED: frozenset({Status.PENDING}),
     Status.DONE: frozenset(),
 }
+STUCK = "stuck"
+"""Code of the error of an attempt that was killed because it reported nothing any more."""
+
 ENDED = frozenset({Status.DONE, Status.FAILED, Status.CANCELLED})
 
 

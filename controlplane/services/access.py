@@ -149,7 +149,8 @@ def ensure_first_admin(home: Path) -> Path | None:
     """Where nobody is there yet, makes `admin`; its one-time password lies in the file returned (mode 600)."""
     if User.objects.exists():
         return None
-    user, password = create_user(SYSTEM, "admin", "admin")
     path = home / ONE_TIME_PASSWORD_FILE
-    write_bytes(path, f"user: {user.get_username()}\npassword: {password}\n".encode(), mode=0o600)
+    with transaction.atomic():  # an admin whose password nobody could read would shut everyone out
+        user, password = create_user(SYSTEM, "admin", "admin")
+        write_bytes(path, f"user: {user.get_username()}\npassword: {password}\n".encode(), mode=0o600)
     return path

@@ -37,10 +37,12 @@ def activate(actor: Actor, model_name: str, *, host: Host | None = None, again: 
     model = models.get(model_name)
     if model.state != ModelState.READY:
         raise ConflictError(f"The model {model.name} is {model.state}: only a model that is ready can be activated.")
-    existing = _live().filter(model=model, wants_active=True).order_by("-id").first()
-    if existing is not None and not again:
-        return existing
     with transaction.atomic():
+        existing = _live().filter(model=model, wants_active=True).order_by("-id").first()
+        if existing is not None and not again:
+            for other in _live().exclude(pk=existing.pk).filter(is_active=False):
+                _retire(other)
+            return existing
         job = jobs.create(actor, Kind.SERVE, f"serve {model.name}", {}, host=host)
         deployment = Deployment.objects.create(model=model, job=job, created_by=actor.name)
         for older in _live().exclude(pk=deployment.pk).filter(is_active=False):
@@ -146,22 +148,29 @@ def engine_token(job_id: int, attempt: int) -> str:
 
 def launching(job: Job, attempt: Attempt) -> None:
     """An engine is about to start."""
-    row = Deployment.objects.get(job=job)
+    row = Deployment.objects.filter(job=job).first()
+    if row is None:
+        return
     status = row.status if row.status == DeploymentStatus.DRAINING else DeploymentStatus.STARTING
     _change(row.pk, status=status, host=attempt.host, attempt_number=attempt.number, port=None)
 
 
 def engine_ready(job: Job, attempt: Attempt, port: int) -> None:
     """An engine says that it can answer: it is to be checked."""
-    row = Deployment.objects.get(job=job)
-    if row.status == DeploymentStatus.STARTING and row.attempt_number == attempt.number:
+    row = Deployment.objects.filter(job=job).first()
+    if row is not None and row.status == DeploymentStatus.STARTING and row.attempt_number == attempt.number:
         _change(row.pk, status=DeploymentStatus.CHECKING, port=port)
         transaction.on_commit(bell.wake)
 
 
 def ended(job: Job, error: dict[str, str] | None) -> None:
     """An engine is gone and won't be started again."""
-    row = Deployment.objects.get(job=job)
+    row = Deployment.objects.filter(job=job).first()
+    if row is None:
+        return
+    if row.status == DeploymentStatus.FAILED:  # why it was given up is said already
+        _change(row.pk, is_active=False, wants_active=False, port=None)
+        return
     status = DeploymentStatus.FAILED if error else DeploymentStatus.STOPPED
     text = " ".join(filter(None, (error["message"], error["fix"]))) if error else ""
     _change(row.pk, status=status, is_active=False, wants_active=False, error=text, ended_at=timezone.now(), port=None)
@@ -195,14 +204,14 @@ def check(deployment: Deployment) -> None:
     try:
         answer = httpx.post(
             f"{base_url(deployment)}/v1/chat/completions", json=body, headers=headers(deployment),
-            timeout=CHECK_TIMEOUT_SECONDS,
+            timeout=CHECK_TIMEOUT_SECONDS, trust_env=False,
         )  # fmt: skip
         if answer.is_error:
             _give_up(deployment, f"The engine refused a test question ({answer.status_code}): {answer.text[:300]}")
             return
         whole = answer.json()
         text, tokens = whole["choices"][0]["message"]["content"] or "", whole["usage"]["completion_tokens"]
-    except (httpx.HTTPError, ValueError, KeyError, IndexError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
         _give_up(deployment, f"The engine started but did not answer a test question: {error}. See its log.")
         return
     if tokens < 1:
@@ -214,11 +223,15 @@ def check(deployment: Deployment) -> None:
 def _give_up(deployment: Deployment, reason: str) -> None:
     log.warning("deployment %s: %s", deployment.pk, reason)
     with transaction.atomic():
-        jobs.wish(SYSTEM, deployment.job_id, Desired.CANCEL)
-        _change(
-            deployment.pk, status=DeploymentStatus.FAILED, error=reason, is_active=False, wants_active=False,
-            ended_at=timezone.now(),
-        )  # fmt: skip
+        same = Deployment.objects.filter(
+            pk=deployment.pk, status=deployment.status, attempt_number=deployment.attempt_number
+        )
+        fields = {"error": reason, "is_active": False, "wants_active": False, "ended_at": timezone.now()}
+        if not same.update(status=DeploymentStatus.FAILED, **fields):
+            return  # it drains, or another attempt has begun meanwhile
+        announce(get(deployment.pk))
+        if not jobs.get(deployment.job_id).has_ended:
+            jobs.wish(SYSTEM, deployment.job_id, Desired.CANCEL)
 
 
 def _switch(deployment: Deployment, text: str) -> None:
@@ -251,7 +264,9 @@ def refresh_statistics() -> None:
     """Reads each ready engine's own figures and tells those that changed."""
     for row in Deployment.objects.select_related("model", "job", "host").filter(status=DeploymentStatus.READY):
         try:
-            answer = httpx.get(f"{base_url(row)}/stats", headers=headers(row), timeout=STATISTICS_TIMEOUT_SECONDS)
+            answer = httpx.get(
+                f"{base_url(row)}/stats", headers=headers(row), timeout=STATISTICS_TIMEOUT_SECONDS, trust_env=False
+            )
             fresh = answer.raise_for_status().json()
         except (httpx.HTTPError, ValueError):
             continue  # its process is watched elsewhere; an engine that is busy answers the next time

@@ -23,6 +23,7 @@ from monitoring.events import EXIT_PAUSED, Event, MalformedEventError, decode_ev
 
 log = logging.getLogger(__name__)
 BACK_OFF_SECONDS = (2, 10, 60)
+LONG_LIFE_SECONDS = 1800
 
 
 def store(news: AttemptNews) -> bool:
@@ -60,7 +61,9 @@ def _attempt(news: AttemptNews) -> Attempt | None:
 
 def _decoded(news: AttemptNews) -> list[Event]:
     events = []
-    for line in news["lines"].splitlines():
+    for line in news["lines"].split("\n"):  # splitlines would break at U+2028 inside a text
+        if not line:
+            continue
         try:
             events.append(decode_event(line))
         except MalformedEventError as error:
@@ -135,6 +138,9 @@ def _conclude_paused(job: Job) -> None:
     """It was told to make room, by somebody or because its host goes down; a run has left a checkpoint."""
     if job.desired == Desired.PAUSE:
         jobs.transition(job.pk, Status.PAUSED, reason="paused with a checkpoint")
+    elif kind_of(job).lasting and job.desired == Desired.STOP:
+        jobs.transition(job.pk, Status.CANCELLED, reason="stopped")
+        kind_of(job).on_failed(job, {"code": "cancelled", "message": "It was stopped.", "fix": ""})
     else:
         jobs.transition(job.pk, Status.PENDING, reason="interrupted: its host went down", not_before=None)
 
@@ -143,7 +149,8 @@ def _conclude_failed(job: Job, attempt: Attempt, ended: ExitRecord | None) -> No
     kind = kind_of(job)
     error = attempt.error or explain(ended)
     said = ev.Error(**attempt.error) if attempt.error else None
-    failures = job.failures + 1
+    # One that worked for long is no crash loop: what happened weeks ago doesn't count against it.
+    failures = 1 if lived_seconds(attempt) > LONG_LIFE_SECONDS else job.failures + 1
     if kind.may_retry(said) and failures < job.max_failures and job.desired == Desired.RUN:
         pause = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS)) - 1]
         jobs.transition(
@@ -153,6 +160,11 @@ def _conclude_failed(job: Job, attempt: Attempt, ended: ExitRecord | None) -> No
         return
     jobs.transition(job.pk, Status.FAILED, reason=error["message"], failures=failures, error=error)
     kind.on_failed(job, error)
+
+
+def lived_seconds(attempt: Attempt) -> float:
+    """How long an attempt that has ended was there."""
+    return ((attempt.ended_at or timezone.now()) - attempt.created_at).total_seconds()
 
 
 def explain(ended: ExitRecord | None) -> dict[str, str]:
@@ -173,9 +185,36 @@ def explain(ended: ExitRecord | None) -> dict[str, str]:
     return {"code": "exit", "message": f"The process ended with code {ended['code']}.", "fix": "See the job's log."}
 
 
+def drop(attempt: Attempt) -> None:
+    """An attempt that is not to be launched any more."""
+    Attempt.objects.filter(pk=attempt.pk, ended_at=None).update(ended_at=timezone.now())
+
+
+def give_up(news: AttemptNews, message: str) -> None:
+    """A job whose events can't be stored fails; the poll ends its process, which has no right to run any more."""
+    error = {"code": "internal", "message": message, "fix": "The web server's log has more."}
+    with transaction.atomic():
+        attempt = _attempt(news)
+        if attempt is None:
+            return
+        Attempt.objects.filter(pk=attempt.pk).update(ended_at=timezone.now(), error=error)
+        if attempt.job.status == Status.RUNNING and attempt.job.attempt_count == attempt.number:
+            _tell_noun(jobs.transition(attempt.job_id, Status.FAILED, reason=message, error=error), error)
+
+
+def _tell_noun(job: Job, error: dict[str, str]) -> None:
+    """Tells the kind that its job has failed; one whose own rows are broken too can't keep the job from failing."""
+    try:
+        with transaction.atomic():
+            kind_of(job).on_failed(job, error)
+    except Exception:  # the dispatcher must live, and the job is over in any case
+        log.exception("job %s: its kind could not be told that it has failed", job.pk)
+
+
 def fail_before_launch(job_id: int, code: str, message: str, fix: str) -> None:
     """A job that couldn't be launched, for a reason that won't go away by itself."""
     error = {"code": code, "message": message, "fix": fix}
     with transaction.atomic():
         job = jobs.transition(job_id, Status.FAILED, reason=message, error=error)
-        kind_of(job).on_failed(job, error)
+        Attempt.objects.filter(job_id=job_id, ended_at=None).update(ended_at=timezone.now(), error=error)
+        _tell_noun(job, error)

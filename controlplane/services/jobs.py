@@ -148,7 +148,18 @@ def wish(actor: Actor, job_id: int, desired: str) -> Job:
 
     A job that hasn't started is paused or cancelled here. Raises ConflictError when it has ended.
     """
-    job = get(job_id)
+    with transaction.atomic():
+        return _wish(actor, _locked(job_id), desired)
+
+
+def _locked(job_id: int) -> Job:
+    """The job as it is now; nobody else changes it until the transaction ends (SQLite sees to that by itself)."""
+    Job.objects.select_for_update().filter(pk=job_id).first()
+    return get(job_id)
+
+
+def _wish(actor: Actor, job: Job, desired: str) -> Job:
+    job_id = job.pk
     _require_owner(actor, job)
     if desired == Desired.STOP and job.kind not in SAVES_WHEN_STOPPED:
         desired = Desired.CANCEL
@@ -156,20 +167,19 @@ def wish(actor: Actor, job_id: int, desired: str) -> Job:
         raise ConflictError(
             f"Job {job_id} is of kind {job.kind}: only a training run can be paused. Cancel it instead."
         )
-    with transaction.atomic():
-        if job.has_ended:
-            raise ConflictError(f"Job {job_id} has ended ({job.status}): there is nothing left to {desired}.")
-        if job.status == Status.PENDING and desired == Desired.PAUSE:
-            raise ConflictError(f"Job {job_id} hasn't started: cancel it, or lower its priority.")
-        Job.objects.filter(pk=job_id).update(desired=desired)
-        audit(actor, f"job.{desired}", f"job {job_id}")
-        if job.status in (Status.PENDING, Status.PAUSED) and desired in (Desired.CANCEL, Desired.STOP):
-            job = transition(job_id, Status.CANCELLED, reason=f"{desired} while no process ran", actor=actor)
-            never_ran.send(sender=Job, job=job)
-            return job
-        job = get(job_id)
-        announce(job)
-        transaction.on_commit(bell.wake)
+    if job.has_ended:
+        raise ConflictError(f"Job {job_id} has ended ({job.status}): there is nothing left to {desired}.")
+    if job.status == Status.PENDING and desired == Desired.PAUSE:
+        raise ConflictError(f"Job {job_id} hasn't started: cancel it, or lower its priority.")
+    Job.objects.filter(pk=job_id).update(desired=desired)
+    audit(actor, f"job.{desired}", f"job {job_id}")
+    if job.status in (Status.PENDING, Status.PAUSED) and desired in (Desired.CANCEL, Desired.STOP):
+        job = transition(job_id, Status.CANCELLED, reason=f"{desired} while no process ran", actor=actor)
+        never_ran.send(sender=Job, job=job)
+        return job
+    job = get(job_id)
+    announce(job)
+    transaction.on_commit(bell.wake)
     return job
 
 

@@ -33,7 +33,7 @@ SETTINGS = {
 def shoot(page: Page, folder: Path, name: str) -> None:
     """One picture in each theme."""
     for theme in ("light", "dark"):
-        page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
+        page.emulate_media(color_scheme=theme)
         page.wait_for_function("() => !document.querySelector('.is-loading')")
         page.wait_for_timeout(400)
         page.screenshot(path=folder / f"{name}-{theme}.png")

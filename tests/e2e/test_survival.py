@@ -105,7 +105,6 @@ def test_both_are_killed(product: Product, run: dict[str, Any]) -> None:
     product.kill_web()
     product.kill_agent()
     os.kill(trainer_pid(product, run["job_id"]), 0)
-    product.start_agent()
     product.start_web()
     assert_whole(product, run)
     assert product.run_facts(run["id"])["attempts"] == 1
