@@ -17,6 +17,7 @@ from pathlib import Path
 from monitoring.agent import AGENT_LOG, Agent
 from monitoring.logs import read_tail
 from monitoring.server import AgentRunsAlreadyError, ask, serve, sole_agent
+from monitoring.streams import point_standard_streams_at
 from monitoring.wire import AgentFaultError
 
 START_SECONDS = 30.0
@@ -69,7 +70,7 @@ def _start_detached(home: Path) -> int:
     os.setsid()
     if os.fork():
         os._exit(0)
-    _point_standard_streams_at(home / AGENT_LOG)
+    point_standard_streams_at(home / AGENT_LOG)
 
     def tell() -> None:
         os.write(writer, f"{os.getpid()} ".encode() + READY)
@@ -123,15 +124,6 @@ def _stop(home: Path, jobs_deadline_seconds: float | None) -> int:
         except AgentRunsAlreadyError:
             time.sleep(0.02)
     return _refuse(f"The agent ({pid}) doesn't end.")
-
-
-def _point_standard_streams_at(log_path: Path) -> None:
-    null = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for source, target in ((null, 0), (output, 1), (output, 2)):
-        os.dup2(source, target)
-    os.close(null)
-    os.close(output)
 
 
 def _refuse(sentence: str) -> int:

@@ -20,6 +20,7 @@ from typing import Any, TypedDict
 from monitoring.events import EXIT_FILE, LOG_FILE, PROCESS_FILE, SECRET_FILE
 from monitoring.files import write_json
 from monitoring.processes import catches, identify
+from monitoring.streams import point_standard_streams_at
 from monitoring.wire import ExitRecord, ProcessRecord
 
 PASSED_ON = frozenset({signal.SIGTERM, signal.SIGUSR1})
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> int:
     os.setsid()
     if os.fork():
         os._exit(0)
-    _point_standard_streams_at(folder / LOG_FILE)
+    point_standard_streams_at(folder / LOG_FILE)
     os.set_inheritable(lock_descriptor, True)
     supervise(folder, plan)
     return 0
@@ -151,15 +152,6 @@ def _process_record(pid: int | None) -> ProcessRecord:
         supervisor_pid=own.pid,
         supervisor_start_ticks=own.start_ticks,
     )
-
-
-def _point_standard_streams_at(log: Path) -> None:
-    null = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for source, target in ((null, 0), (output, 1), (output, 2)):
-        os.dup2(source, target)
-    os.close(null)
-    os.close(output)
 
 
 def _raise_oom_score() -> None:
