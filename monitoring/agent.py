@@ -92,8 +92,8 @@ class Agent:
     def launch(self, spec: dict[str, Any], secrets: dict[str, str]) -> LaunchAnswer:
         """Starts an attempt, or finds that it has been started already: asked twice, it runs once.
 
-        Raises AgentFaultError: `bad_spec`, `unknown_kind`, `superseded`, `still_running`, `disk_full`, `stopping`,
-        `launch_failed`.
+        Raises AgentFaultError: `bad_spec`, `unknown_kind`, `foreign_attempt`, `superseded`, `still_running`,
+        `disk_full`, `stopping`, `launch_failed`.
         """
         job = self._check_spec(spec)
         folder = AttemptFolder(self.home, job.job_id, job.attempt)
@@ -127,6 +127,7 @@ class Agent:
     def _find_or_start(self, folder: AttemptFolder, job: JobSpec, secrets: dict[str, str]) -> bool:
         """Returns whether the attempt had been started before. Runs under the job's launch lock."""
         if folder.process() is not None or folder.exit() is not None:
+            _check_own(folder, job)
             return True
         for other in folder.siblings():
             if other.attempt > folder.attempt:
@@ -139,6 +140,7 @@ class Agent:
         folder.path.mkdir(parents=True, exist_ok=True)
         descriptor = folder.take_lock()
         if descriptor is None:
+            _check_own(folder, job)
             return True  # its supervisor has just begun
         try:
             write_json(folder.spec, job.to_json())
@@ -340,3 +342,26 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _check_own(folder: AttemptFolder, job: JobSpec) -> None:
+    """Raises AgentFaultError `foreign_attempt` where what was started under these numbers is another job.
+
+    Numbers begin again with a new data base, while the home still holds the jobs of the one before.
+    """
+    started, asked = folder.started_spec(), job.to_json()
+    if started is None or _what_it_is(started) == _what_it_is(asked):
+        return
+    message = f"The folder of job {folder.job_id} attempt {folder.attempt} holds another installation's attempt."
+    fix = f"Move {folder.job_path.parent} away, or restore the data base that it belongs to."
+    raise AgentFaultError("foreign_attempt", message, fix)
+
+
+def _what_it_is(spec: dict[str, Any]) -> list[Any]:
+    """What stays the same however often an attempt is asked for. The checkpoint to resume from may not: one may have
+    been deleted meanwhile."""
+    inputs = spec.get("inputs") or {}
+    return [
+        *(spec.get(name) for name in ("kind", "output_dir", "model_dir")),
+        *(inputs.get(name) for name in ("dataset", "model", "base")),
+    ]

@@ -87,6 +87,11 @@ class AttemptFolder:
 
     # --- What the files say ---
 
+    def started_spec(self) -> dict[str, Any] | None:
+        """`spec.json` as it stands there, of whichever version, or None."""
+        spec: dict[str, Any] | None = _read_json(self.spec)
+        return spec
+
     def process(self) -> ProcessRecord | None:
         """`process.json`, or None before the supervisor has written it."""
         record: ProcessRecord | None = _read_json(self.path / PROCESS_FILE)

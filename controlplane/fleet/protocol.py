@@ -73,7 +73,8 @@ class Carrier(Protocol):
     def launch(self, spec: Mapping[str, Any], secrets: Mapping[str, str]) -> LaunchAnswer:
         """Starts the attempt of `JobSpec.to_json()`; the same attempt asked twice runs once.
 
-        Refusals: `bad_spec`, `unknown_kind`, `superseded`, `still_running`, `disk_full`, `stopping`, `launch_failed`.
+        Refusals: `bad_spec`, `unknown_kind`, `foreign_attempt`, `superseded`, `still_running`, `disk_full`, `stopping`,
+        `launch_failed`.
         """
 
     def signal(self, job_id: int, attempt: int, wish: Wish) -> SignalAnswer:

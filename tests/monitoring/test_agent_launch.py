@@ -115,6 +115,40 @@ def test_an_attempt_that_has_ended_is_not_started_again(agent: Agent, home: Path
     assert folder.events.read_text().count('"kind":"started"') == 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "missing"},
+        {"output_dir": "runs/9"},
+        {"model_dir": "models/other"},
+        {"inputs": {"dataset": {"id": "1", "path": "datasets/b", "sha256": "b"}}},
+        {"inputs": {}},
+    ],
+)
+@pytest.mark.parametrize("ended", [True, False])
+def test_an_attempt_of_another_installation_is_not_adopted(
+    agent: Agent, home: Path, tmp_path: Path, change: dict[str, Any], ended: bool
+) -> None:
+    inputs = {"dataset": {"id": "1", "path": "datasets/a", "sha256": "a"}}
+    spec = {**make_spec(3, 1, **({} if ended else {"until": str(tmp_path / "go")})), "inputs": inputs}
+    agent.launch(spec, {})
+    if ended:
+        wait_for_state(AttemptFolder(home, 3, 1), "exited")
+    with pytest.raises(AgentFaultError) as caught:
+        agent.launch({**spec, **change}, {})
+    fault = caught.value.fault
+    assert fault["code"] == "foreign_attempt"
+    assert "job 3 attempt 1 holds another installation's attempt" in fault["message"]
+    assert "data base" in fault["fix"]
+    assert agent.launch(spec, {})["adopted"]
+
+
+def test_another_checkpoint_to_resume_from_is_no_sign_of_another_installation(agent: Agent) -> None:
+    agent.launch(make_spec(1, 2), {})
+    resume_from = {"id": "1/5", "path": "runs/1/checkpoints/5", "sha256": ""}
+    assert agent.launch({**make_spec(1, 2), "inputs": {"resume_from": resume_from}}, {})["adopted"]
+
+
 def test_a_launch_that_died_before_its_supervisor_is_taken_up(agent: Agent, home: Path) -> None:
     folder = AttemptFolder(home, 1, 1)
     folder.path.mkdir(parents=True)
