@@ -9,9 +9,10 @@ it goes on sending is thrown away for a moment, since closing at once would cost
 from typing import Any
 
 import daphne.server
-from daphne.http_protocol import HTTPFactory, WebRequest
+from daphne.http_protocol import HTTPFactory
 
 from controlplane.api.limits import MAX_BODY_BYTES, refusal
+from controlplane.api.pace import PacedRequest
 
 LINGER_SECONDS = 5
 
@@ -25,7 +26,7 @@ def _response() -> bytes:
     return head.encode() + body
 
 
-class LimitedRequest(WebRequest):  # type: ignore[misc]
+class LimitedRequest(PacedRequest):
     """A request of daphne's that reads no body beyond MAX_BODY_BYTES, and leaves forms to Django."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

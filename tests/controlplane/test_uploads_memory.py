@@ -1,4 +1,4 @@
-"""A large upload through the real server: the web process stays small, and others are served meanwhile."""
+"""A large upload and its download through the real server: the web process stays small, and others are served."""
 
 import hashlib
 import threading
@@ -14,6 +14,8 @@ from tests.product import Product
 
 MEGABYTES = 100
 GROWTH_LIMIT_BYTES = 80 << 20
+READING_SECONDS = 0.01
+"""How long the reader of a download takes over each MiB."""
 
 
 def write_rows(path: Path) -> str:
@@ -32,11 +34,18 @@ def write_rows(path: Path) -> str:
 
 @contextmanager
 def watching(product: Product) -> Iterator[dict[str, list[float]]]:
-    """Meanwhile, the memory of the web process and how long other requests take."""
+    """Meanwhile, the memory of the web process and how long other requests take. Fails when one isn't answered."""
     found: dict[str, list[float]] = {"rss": [], "seconds": []}
+    faults: list[Exception] = []
     stop = threading.Event()
 
     def look() -> None:
+        try:
+            ask_until_stopped()
+        except Exception as error:  # the thread's own end would tell nobody
+            faults.append(error)
+
+    def ask_until_stopped() -> None:
         process = psutil.Process(product.web_pid)
         with product.client("read", timeout=20.0) as client:
             while not stop.wait(0.05):
@@ -52,10 +61,18 @@ def watching(product: Product) -> Iterator[dict[str, list[float]]]:
     finally:
         stop.set()
         watcher.join(30)
+    assert not watcher.is_alive(), "another request was never answered"
+    assert not faults, f"another request failed: {faults}"
+
+
+def check(found: dict[str, list[float]], before: int) -> None:
+    growth_bytes = int(max(found["rss"])) - before
+    assert growth_bytes < GROWTH_LIMIT_BYTES, f"grew by {growth_bytes / 1e6:.0f} MB"
+    assert max(found["seconds"]) < 5, f"another request took {max(found['seconds']):.1f} s"
 
 
 @pytest.mark.slow
-def test_a_large_upload_leaves_the_web_process_small_and_others_served(product: Product, tmp_path: Path) -> None:
+def test_a_large_file_comes_and_goes_while_the_web_process_stays_small(product: Product, tmp_path: Path) -> None:
     path = tmp_path / "large.jsonl"
     sha256 = write_rows(path)
     with product.client("use") as client:
@@ -71,11 +88,18 @@ def test_a_large_upload_leaves_the_web_process_small_and_others_served(product: 
                     client.put(f"/api/uploads/{upload['id']}/parts/{number}", content=part).raise_for_status()
             done = client.post(f"/api/uploads/{upload['id']}/complete", json={"name": "large"})
         assert done.status_code == 201, done.text
-    assert done.json()["sha256"] == sha256
-    growth_bytes = int(max(found["rss"])) - before
-    assert growth_bytes < GROWTH_LIMIT_BYTES, f"grew by {growth_bytes / 1e6:.0f} MB"
-    assert len(found["seconds"]) >= 5
-    assert max(found["seconds"]) < 5, f"another request took {max(found['seconds']):.1f} s"
+        assert done.json()["sha256"] == sha256
+        assert len(found["seconds"]) >= 5
+        check(found, before)
+        digest = hashlib.sha256()
+        address = f"/api/datasets/{done.json()['id']}/download"
+        with watching(product) as found, client.stream("GET", address) as response:
+            assert int(response.raise_for_status().headers["Content-Length"]) == path.stat().st_size
+            for block in response.iter_bytes(1 << 20):
+                digest.update(block)
+                time.sleep(READING_SECONDS)  # a reader slower than the disk: what waits for it must not pile up
+        assert digest.hexdigest() == sha256
+        check(found, before)
 
 
 def test_a_form_too_large_is_refused_by_the_real_server(product: Product) -> None:

@@ -43,9 +43,8 @@ def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
     asyncioreactor.install(loop)
 
     # What follows imports the reactor, so it can only come now.
-    from daphne.server import Server
-
     from controlplane.api.bodies import limit_bodies
+    from controlplane.api.pace import PacedServer
     from controlplane.asgi import application
     from controlplane.dispatch import Dispatcher
     from controlplane.live.announce import bind_loop
@@ -56,7 +55,7 @@ def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
         dispatcher.start()
     listener.set_inheritable(True)
     limit_bodies()
-    server = Server(
+    server = PacedServer(
         application=application,
         endpoints=[f"fd:fileno={listener.fileno()}"],
         action_logger=None,
