@@ -3,10 +3,14 @@
 A file is known by its SHA-256: it lies once under `datasets/SHA256/source.*`, whichever way and however often it came.
 """
 
+import errno
 import hashlib
 import shutil
 import tempfile
+import time
+import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +20,7 @@ from django.db.models import Max
 
 from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError, TooLargeError
 from controlplane.live.announce import publish
-from controlplane.models import Dataset, Job
+from controlplane.models import Dataset, Job, Run
 from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.jobs import ENDED, Kind
@@ -28,6 +32,11 @@ from training.data.rows import UnreadableRowsError, read_rows
 SMALL_FILE_BYTES = 32 << 20
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".txt")
 MAX_PREVIEW_ROWS = 200
+ASIDE = "dataset-gone-"
+"""How folders under `tmp/` begin that only wait for their removal."""
+
+LEFT_BEHIND_SECONDS = 3600.0
+
 OTHER_WAY = (
     "Send it in parts instead: POST /api/uploads says how large a part is, PUT /api/uploads/ID/parts/N takes each, "
     "POST /api/uploads/ID/complete makes the dataset. The upload form does the same."
@@ -119,6 +128,8 @@ def adopt(
                 name=name, version=last + 1, filename=filename, sha256=sha256, bytes=source.stat().st_size,
                 eval_fraction=eval_fraction, created_by=actor.name,
             )  # fmt: skip
+            if not _is_whole(dataset.folder, dataset.bytes):  # a row that had the same bytes came and went meanwhile
+                raise ConflictError(f"The same file was deleted at this moment. Send {filename} again.")
             audit(actor, "dataset.create", dataset, sha256=sha256, bytes=dataset.bytes)
             validate(actor, dataset)
     except IntegrityError:
@@ -130,16 +141,27 @@ def adopt(
 
 
 def _publish_source(source: Path, sha256: str, suffix: str) -> None:
-    """Puts the file in its place in one step. A folder that is there already holds the same bytes: its name says so."""
+    """Puts the file in its place in one step, unless it is there. What a crash has left of it makes way."""
     home = Path(django_settings.HOME)
+    final = home / "datasets" / sha256
+    if final.exists() and not _is_whole(final, source.stat().st_size):
+        aside = _name_aside()
+        final.rename(aside)
+        _remove(aside)
     with tempfile.TemporaryDirectory(dir=home / "tmp", prefix="dataset-") as name:
         folder = Path(name) / sha256
         folder.mkdir()
         (folder / f"source{suffix}").hardlink_to(source)
         try:
-            publish_folder(folder, home / "datasets" / sha256)
-        except FileExistsError:
-            return
+            publish_folder(folder, final)
+        except OSError as error:
+            if error.errno not in {errno.EEXIST, errno.ENOTEMPTY}:
+                raise
+
+
+def _is_whole(folder: Path, size_bytes: int) -> bool:
+    """Whether a folder holds the file that its name is the hash of, by its size."""
+    return [entry.stat().st_size for entry in folder.glob("source.*")] == [size_bytes]
 
 
 # --- Validation -------------------------------------------------------------------------------------------------------
@@ -258,22 +280,55 @@ def source_path(dataset: Dataset) -> Path:
 
 
 def delete(actor: Actor, dataset_id: int) -> None:
-    """Takes a dataset and its files away. Raises ConflictError while a run or its validation uses it."""
+    """Takes a dataset and its files away. Raises ConflictError while a run or its validation uses it.
+
+    The files leave their place before the row does for others: an upload of the same bytes that finds no row may put
+    its own there at once.
+    """
     actor.require(Role.USE)
     dataset = get(dataset_id)
     if not actor.may_change(dataset.created_by):
         raise ForbiddenError(f"{dataset} belongs to {dataset.created_by}: only they or an admin may delete it.")
-    with transaction.atomic():
-        if (run := dataset.runs.order_by("-id").first()) is not None:
-            raise ConflictError(f"{dataset} is used by run {run}. Delete that run first.")
-        job = dataset.job
-        if job is not None and job.status not in ENDED:
-            raise ConflictError(f"{dataset} is being validated by job {job.pk}. Cancel it first, or wait.")
-        folder = dataset.folder
-        dataset.delete()
-        audit(actor, "dataset.delete", dataset, sha256=dataset.sha256)
-        publish("datasets", "status", {"id": dataset_id, "gone": True})
-    shutil.rmtree(folder, ignore_errors=True)
+    folder, aside = dataset.folder, _name_aside()
+    try:
+        with transaction.atomic():
+            _check_unused(dataset)
+            dataset.delete()
+            audit(actor, "dataset.delete", dataset, sha256=dataset.sha256)
+            publish("datasets", "status", {"id": dataset_id, "gone": True})
+            if folder.exists():
+                folder.rename(aside)
+    except BaseException:
+        if aside.exists():  # the row has stayed
+            aside.rename(folder)
+        raise
+    _remove(aside)
+
+
+def _check_unused(dataset: Dataset) -> None:
+    """Raises ConflictError while a run, as its training or evaluation set, or the validation uses a dataset."""
+    if (run := dataset.runs.order_by("-id").first()) is not None:
+        raise ConflictError(f"{dataset} is used by run {run}. Delete that run first.")
+    evaluating = Run.objects.filter(config__data__eval_dataset=str(dataset.pk))
+    if (run := evaluating.order_by("-id").first()) is not None:
+        raise ConflictError(f"{dataset} is the evaluation set of run {run}. Delete that run first.")
+    job = dataset.job
+    if job is not None and job.status not in ENDED:
+        raise ConflictError(f"{dataset} is being validated by job {job.pk}. Cancel it first, or wait.")
+
+
+def _name_aside() -> Path:
+    """A place under `tmp/` to which a folder can be renamed."""
+    return Path(django_settings.HOME) / "tmp" / f"{ASIDE}{uuid.uuid4().hex}"
+
+
+def _remove(aside: Path) -> None:
+    """Removes a folder set aside, and those that processes left which died before they came to it."""
+    shutil.rmtree(aside, ignore_errors=True)
+    for left in aside.parent.glob(f"{ASIDE}*"):
+        with suppress(FileNotFoundError):
+            if left.stat().st_ctime < time.time() - LEFT_BEHIND_SECONDS:  # a rename sets it
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _announce(dataset: Dataset) -> None:

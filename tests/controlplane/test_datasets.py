@@ -1,15 +1,21 @@
 """Datasets over the API: facts, report, preview, download, deleting, and what the validation job reports."""
 
+import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
+from django.db import DatabaseError, connection
 from django.test import Client
 
 from controlplane.models import Dataset, LiveMessage
+from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
 from controlplane.services import datasets
 from tests import factories
+from training.config.loader import parse_config, to_dict
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("controlplane.api.urls"), pytest.mark.usefixtures("home")]
 
@@ -70,10 +76,24 @@ def test_a_preview_before_the_validation_is_a_conflict(reader: Client) -> None:
 def test_a_download_is_the_file_as_it_came(reader: Client) -> None:
     dataset = factories.make_dataset(filename='we"ird\u00e4.jsonl')
     response: Any = reader.get(f"/api/datasets/{dataset.pk}/download")
-    assert b"".join(response.streaming_content) == (dataset.folder / "source.jsonl").read_bytes()
+    assert async_to_sync(whole)(response) == (dataset.folder / "source.jsonl").read_bytes()
+    assert response["Content-Type"] == "application/x-ndjson"
     assert response["Content-Disposition"].startswith("attachment;")
     assert "\n" not in response["Content-Disposition"]
     assert int(response["Content-Length"]) == dataset.bytes
+
+
+async def whole(response: Any) -> bytes:
+    """All that a streamed answer holds."""
+    return b"".join([block async for block in response.streaming_content])
+
+
+def test_a_download_whose_file_has_gone_is_404(reader: Client) -> None:
+    dataset = factories.make_dataset()
+    (dataset.folder / "source.jsonl").unlink()
+    response = reader.get(f"/api/datasets/{dataset.pk}/download")
+    assert response.status_code == 404
+    assert "no longer on the disk" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["", "/preview", "/download"])
@@ -87,6 +107,7 @@ def test_deleting_takes_row_and_files(home: Path) -> None:
     assert client.delete(f"/api/datasets/{dataset.pk}").status_code == 204
     assert not Dataset.objects.exists()
     assert list((home / "datasets").iterdir()) == []
+    assert list((home / "tmp").iterdir()) == []
     assert client.delete(f"/api/datasets/{dataset.pk}").status_code == 404
 
 
@@ -103,6 +124,70 @@ def test_deleting_is_refused_while_a_run_uses_it() -> None:
     assert response.status_code == 409
     assert "first" in response.json()["detail"]
     assert run.dataset.rows_path.exists()
+
+
+def test_deleting_is_refused_while_a_run_evaluates_on_it() -> None:
+    dataset = factories.make_dataset("held out")
+    config = to_dict(parse_config({"data": {"eval_dataset": str(dataset.pk)}}))
+    factories.make_run("first", dataset=factories.make_dataset(rows=factories.chat_rows(4)), config=config)
+    response = factories.make_client("admin").delete(f"/api/datasets/{dataset.pk}")
+    assert response.status_code == 409
+    assert "evaluation set of run" in response.json()["detail"]
+    assert dataset.rows_path.exists()
+
+
+def test_files_are_gone_before_others_see_the_row_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds no row may put the same bytes in place at once: nothing that is there then is removed later."""
+    dataset = factories.make_dataset()
+    source = home / "tmp" / "again.jsonl"
+    data = (dataset.folder / "source.jsonl").read_bytes()
+    source.write_bytes(data)
+    remove, removed = shutil.rmtree, []
+
+    def remove_late(path: Path, **options: Any) -> None:
+        removed.append(path)
+        if len(removed) == 1:
+            again(source, dataset.sha256)
+        remove(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", remove_late)
+    datasets.delete(SYSTEM, dataset.pk)
+    assert (dataset.folder / "source.jsonl").read_bytes() == data
+    assert Dataset.objects.get().sha256 == dataset.sha256
+
+
+def test_a_deletion_that_fails_puts_the_files_back(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = factories.make_dataset()
+    before = sorted(entry.name for entry in dataset.folder.iterdir())
+    monkeypatch.setattr(connection, "savepoint_commit", fail)  # the test's own transaction is around the service's
+    with pytest.raises(DatabaseError):
+        datasets.delete(SYSTEM, dataset.pk)
+    monkeypatch.undo()
+    assert sorted(entry.name for entry in dataset.folder.iterdir()) == before
+
+
+def fail(*_: Any) -> None:
+    raise DatabaseError("the disk is full")
+
+
+@pytest.mark.parametrize("left", [{}, {"rows.jsonl": b"{}"}, {"source.jsonl": b"half"}])
+def test_a_folder_that_is_not_whole_does_not_pass_for_the_file(home: Path, left: dict[str, bytes]) -> None:
+    data = factories.jsonl(factories.chat_rows())
+    sha256 = hashlib.sha256(data).hexdigest()
+    folder = home / "datasets" / sha256
+    folder.mkdir(parents=True)
+    for name, content in left.items():
+        (folder / name).write_bytes(content)
+    source = home / "tmp" / "whole.jsonl"
+    source.write_bytes(data)
+    dataset = again(source, sha256)
+    assert [(entry.name, entry.read_bytes()) for entry in dataset.folder.iterdir()] == [("source.jsonl", data)]
+    assert list((home / "tmp").iterdir()) == [source]
+
+
+def again(source: Path, sha256: str) -> Dataset:
+    """Takes a file in."""
+    return datasets.adopt(SYSTEM, source, sha256=sha256, filename="chats.jsonl", name="again", eval_fraction=0.1)[0]
 
 
 def test_deleting_is_refused_while_it_is_being_validated() -> None:
