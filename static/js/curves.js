@@ -12,8 +12,12 @@ export class Curves {
     this.lastStep = 0;
   }
 
+  // What the server has now; `replace` takes it, once the caller still wants it.
   async load() {
-    const answer = await (await send(`${this.api}/metrics?max_points=${MAX_POINTS}`)).json();
+    return (await send(`${this.api}/metrics?max_points=${MAX_POINTS}`)).json();
+  }
+
+  replace(answer) {
     this.series = new Map();
     for (const [key, rows] of Object.entries(answer.series)) {
       this.series.set(key, { step: [...rows.step], value: rows.value.map(number), raw: [...rows.value], time: [...rows.time] });

@@ -8,6 +8,7 @@ import { send } from "./csrf.js";
 
 const LOSS = 0, EVAL = 1, FLAGS = 2, SMOOTH = 3;
 const SPARK_POINTS = 120;
+const RETRY_MS = 2000, MAX_RETRY_MS = 30000;
 const MEMORY_KEYS = ["memory_allocated_bytes", "memory_rss_bytes"];
 
 const lossElement = document.getElementById("chart-loss");
@@ -17,7 +18,7 @@ const lossPlot = new Plot(lossElement);
 const ratePlot = rateElement ? new Plot(rateElement) : null;
 const run = lossElement.dataset.run;
 const curves = new Curves(lossElement.dataset.api);
-let checkpoints = [], total = number(lossElement.dataset.total), waiting = [], loaded = false, reading = 0;
+let checkpoints = [], total = number(lossElement.dataset.total), waiting = [], loaded = false, reading = 0, failures = 0;
 
 // --- Drawing -------------------------------------------------------------------------------------------------------
 
@@ -90,21 +91,32 @@ async function read() {
   const mine = (reading += 1);
   loaded = false;
   try {
-    const [, answer] = await Promise.all([curves.load(), send(`${lossElement.dataset.api}/checkpoints`)]);
+    const [points, answer] = await Promise.all([curves.load(), send(`${lossElement.dataset.api}/checkpoints`)]);
     const rows = await answer.json();
     if (mine !== reading) return;
+    curves.replace(points);
     checkpoints = Array.isArray(rows) ? rows : rows.checkpoints;
     await draw();
+    if (mine !== reading) return;
     say(curves.get("loss").step.length ? "" : "The first point comes with the first step.");
   } catch (error) {
-    return say(`The curves can't be read: ${error.message}`);
+    if (mine === reading) readLater(mine, error);
+    return;
   }
+  failures = 0;
   loaded = true;
   const held = waiting;
   waiting = [];
   held.forEach(receive);
   sparks();
   figures();
+}
+
+// Only the newest reading is tried again: a later one (after a reset) has taken its place.
+function readLater(mine, error) {
+  say(`The curves can't be read: ${error.message} Trying again.`);
+  setTimeout(() => { if (mine === reading) read(); }, Math.min(RETRY_MS * 2 ** failures, MAX_RETRY_MS));
+  failures += 1;
 }
 
 function say(text) {
