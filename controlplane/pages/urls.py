@@ -4,9 +4,10 @@ from django.contrib.auth.decorators import login_not_required
 from django.urls import path
 from django.urls.resolvers import URLPattern, URLResolver
 
-from controlplane.pages import account, bridge, chat, datasets, hosts, models, queue, runs, settings
+from controlplane.pages import account, bridge, chat, datasets, hosts, icon, models, queue, runs, settings
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("favicon.ico", icon.favicon, name="favicon"),
     path("login", account.Login.as_view(), name="login"),
     path("logout", login_not_required(account.Logout.as_view()), name="logout"),
     path("password", account.password, name="password"),
