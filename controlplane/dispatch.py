@@ -35,6 +35,9 @@ STATISTICS_EVERY_SECONDS = 3.0
 AGENT_GONE_SECONDS = 3.0
 GRACE_SECONDS = 10.0
 STORE_TRIES = 10
+_read_at: dict[int, float | None] = {}
+"""The time of the last reading of each host that is stored."""
+
 _unstorable: dict[tuple[int, int], int] = {}
 """How often an attempt's news could not be stored, by (job, attempt)."""
 
@@ -249,7 +252,9 @@ def poll(host: Host) -> None:
     answer = carrier(host).poll(cursors, POLL_SECONDS)
     for news in answer["attempts"]:
         _store(news)
-    hosts.record(host, answer["reading"])
+    if answer["reading"].get("time") != _read_at.get(host.pk):  # the agent reads once a second; polls come oftener
+        _read_at[host.pk] = answer["reading"].get("time")
+        hosts.record(host, answer["reading"])
     for job_id, number in answer["live"]:
         _end_if_superseded(host, job_id, number)
 

@@ -52,8 +52,9 @@ def publish(topic: str, kind: str, data: Any) -> int:
     """
     if not connection.in_atomic_block:
         raise RuntimeError(f"publish({topic!r}) outside a transaction: the seq would not be tied to the change")
-    Topic.objects.get_or_create(name=topic)
-    Topic.objects.filter(name=topic).update(seq=F("seq") + 1)
+    if not Topic.objects.filter(name=topic).update(seq=F("seq") + 1):
+        Topic.objects.get_or_create(name=topic)
+        Topic.objects.filter(name=topic).update(seq=F("seq") + 1)
     seq = Topic.objects.get(name=topic).seq
     LiveMessage.objects.create(topic_id=topic, seq=seq, kind=kind, data=data)
     if seq % PRUNE_EVERY == 0:
