@@ -44,20 +44,12 @@ def static_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def product(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path) -> Iterator[Product]:
     """The running product, shared: give what you create names of its own, and kill nothing."""
-    running = Product(tmp_path_factory.mktemp("product"), tiny_model, static_home)
-    try:
-        running.start()
+    with Product(tmp_path_factory.mktemp("product"), tiny_model, static_home) as running:
         yield running
-    finally:
-        running.close()
 
 
 @pytest.fixture
 def own_product(tmp_path: Path, tiny_model: Path, static_home: Path) -> Iterator[Product]:
     """A running product of the test's own: kill what you like."""
-    running = Product(tmp_path, tiny_model, static_home)
-    try:
-        running.start()
+    with Product(tmp_path, tiny_model, static_home) as running:
         yield running
-    finally:
-        running.close()

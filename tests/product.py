@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import httpx
 import psutil
@@ -66,6 +66,18 @@ class Product:
             shutil.copy(static_home / "static.stamp", self.home)
 
     # --- Starting and stopping ---
+
+    def __enter__(self) -> Self:
+        """Starts everything; ends what it has started when that fails."""
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
 
     def start(self) -> None:
         """Tables, people, keys, the model `tiny`, the agent and the web server."""

@@ -5,9 +5,14 @@ A new kind is one file here and one line in `registry.py`; nothing else knows it
 
 from typing import Any, ClassVar
 
-from controlplane.models import Attempt, Job
+from controlplane.models import Attempt, Job, LanguageModel
 from controlplane.models.jobs import STUCK
-from monitoring.events import Error, Event, JobSpec
+from monitoring.events import Artefact, Error, Event, JobSpec
+
+
+def model_artefact(model: LanguageModel) -> Artefact:
+    """A model as a job's input."""
+    return Artefact(id=model.name, path=str(model.folder))
 
 
 class JobKind:

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from controlplane.kinds.base import JobKind
-from controlplane.kinds.train import model_artefact
+from controlplane.kinds.base import JobKind, model_artefact
 from controlplane.models import Attempt, Deployment, Job
 from controlplane.services import deployments
 from monitoring import events as ev

@@ -6,12 +6,12 @@ from typing import Any
 from django.utils import timezone
 
 from controlplane.errors import ConflictError
-from controlplane.kinds.base import JobKind
+from controlplane.kinds.base import JobKind, model_artefact
 from controlplane.live.announce import publish
 from controlplane.models import Attempt, Checkpoint, Job, LanguageModel, Run, Sample
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.language_models import ModelState
-from controlplane.services import curves, datasets, run_facts
+from controlplane.services import curves, datasets, models, run_facts
 from monitoring import events as ev
 from monitoring.events import Artefact, Event, Inputs, JobSpec, encode_number
 
@@ -118,21 +118,13 @@ class TrainKind(JobKind):
         if not described:
             model.delete()
             return
-        apply_facts(model, described)
-        model.state = ModelState.READY
-        model.checkpoint_step = result.get("steps")
-        model.save()
-        publish("models", "status", {"id": model.name, "state": model.state, "run_id": run.pk})
+        LanguageModel.objects.filter(pk=model.pk).update(checkpoint_step=result.get("steps"))
+        models.fetched(str(model.uuid), described)
         publish(f"run:{run.pk}", "status", {**run_facts.status(run), "model": model.name})
 
     def on_failed(self, job: Job, error: dict[str, str]) -> None:
         """The place of the model that never came is freed; checkpoints stay."""
         LanguageModel.objects.filter(run__job=job, source="run").exclude(state=ModelState.READY).delete()
-
-
-def model_artefact(model: LanguageModel) -> Artefact:
-    """A model as a job's input."""
-    return Artefact(id=model.name, path=str(model.folder), sha256=model.facts.get("weights_sha256", ""))
 
 
 def result_model(run: Run) -> LanguageModel:
@@ -144,19 +136,9 @@ def result_model(run: Run) -> LanguageModel:
     taken = LanguageModel.objects.filter(name=wanted).exists()
     return LanguageModel.objects.create(
         name=f"{wanted}-{run.pk}" if taken else wanted, source="run", run=run, dataset=run.dataset,
-        base=run.model if run.config.get("model", {}).get("merge_adapter") is False else None,
+        base=(run.model.base or run.model) if run.config.get("model", {}).get("merge_adapter") is False else None,
         profile=run.config.get("profile", {}), created_by=run.created_by, tags=["trained"],
     )  # fmt: skip
-
-
-def apply_facts(model: LanguageModel, described: dict[str, Any]) -> None:
-    """Copies what a job found out about a model folder (`training.fetch.inspect`) into its row."""
-    model.kind = described.get("kind", model.kind)
-    model.architecture = described.get("architecture") or ""
-    model.parameters = described.get("parameters")
-    model.dtype = described.get("dtype") or ""
-    model.size_bytes = described.get("size_bytes")
-    model.facts = described
 
 
 def _collect(run: Run, metrics: ev.Metrics, time: float, fresh: dict[str, list[curves.Point]]) -> None:

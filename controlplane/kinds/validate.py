@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from controlplane.kinds.base import JobKind
-from controlplane.kinds.train import model_artefact
+from controlplane.kinds.base import JobKind, model_artefact
 from controlplane.live.announce import publish
 from controlplane.models import Attempt, Dataset, Job, LanguageModel
 from controlplane.models.language_models import ModelState

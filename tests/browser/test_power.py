@@ -34,13 +34,10 @@ def product(
         "FAKE_NVML": str(gpus.path),
         "PATH": f"{FAKES}{os.pathsep}{os.environ['PATH']}",
     }
-    try:
-        running.start()
+    with running:
         with running.client("read") as client:
             wait_for("the GPUs", lambda: len(client.get("/api/gpu").json()["gpus"]) == 2)
         yield running
-    finally:
-        running.close()
 
 
 def test_a_button_sets_the_limit_and_shows_what_was_read_back(product: Product, open_page: OpenPage) -> None:

@@ -11,7 +11,7 @@ from controlplane.models.jobs import Desired, Status
 from controlplane.services import ingest, runs
 from monitoring import events as ev
 from monitoring.events import EventWriter, read_lines
-from tests.factories import make_host, make_run
+from tests.factories import make_host, make_model, make_run
 
 pytestmark = pytest.mark.django_db
 
@@ -119,6 +119,17 @@ def test_an_error_that_was_said_fails_at_once_with_its_fix(stage: Stage) -> None
     stage.take(state="exited", exit=ended(code=1))
     assert stage.job().status == Status.FAILED
     assert stage.job().error == {"code": "dataset_empty", "message": "No rows.", "fix": "Upload some."}
+
+
+def test_an_adapter_made_from_an_adapter_stands_on_the_same_base(stage: Stage) -> None:
+    base = make_model()
+    config = {**stage.run.config, "model": {**stage.run.config["model"], "merge_adapter": False}}
+    Run.objects.filter(pk=stage.run.pk).update(model=make_model(kind="adapter", base=base), config=config)
+    described = {"kind": "adapter", "architecture": "A", "parameters": 5, "size_bytes": 6, "dtype": "float32"}
+    stage.writer.emit(ev.Result(values={"steps": 3, "model": described}))
+    stage.take(state="exited", exit=ended(code=0))
+    made = stage.run.models.get(source="run")
+    assert (made.state, made.kind, made.base, made.checkpoint_step) == ("ready", "adapter", base, 3)
 
 
 def test_a_process_that_dies_is_tried_again_until_the_limit(stage: Stage) -> None:

@@ -24,12 +24,8 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def product(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path) -> Iterator[Product]:
     """A product of this module's own, since its parts are killed."""
-    running = Product(tmp_path_factory.mktemp("survival-home"), tiny_model, static_home)
-    try:
-        running.start()
+    with Product(tmp_path_factory.mktemp("survival-home"), tiny_model, static_home) as running:
         yield running
-    finally:
-        running.close()
 
 
 @pytest.fixture(scope="module")
