@@ -121,12 +121,15 @@ class _Server(socketserver.ThreadingUnixStreamServer):
 
 class _Connection(socketserver.StreamRequestHandler):
     server: _Server
+    _ends = False
 
     def handle(self) -> None:
         try:
             while line := self.rfile.readline(LINE_BYTES):
                 answer = self._answer(line)
                 self.wfile.write(json.dumps(answer, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+                if self._ends:  # only now: the process goes at once, and its last caller waits for this answer
+                    self.server.end()
         except OSError as error:
             if error.errno not in {errno.EPIPE, errno.ECONNRESET}:  # else the caller has gone away: nothing to tell
                 raise
@@ -136,7 +139,7 @@ class _Connection(socketserver.StreamRequestHandler):
             request = json.loads(line)
             name, args = request["call"], request.get("args", {})
             if name == "shutdown":
-                self.server.end()
+                self._ends = True
                 return {"result": None}
             if name not in CALLS:
                 raise AgentFaultError("bad_call", f"This agent knows no call {name!r}.", "Update the agent.")

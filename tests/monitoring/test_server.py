@@ -5,13 +5,14 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from monitoring.folders import AttemptFolder
-from monitoring.server import AgentRunsAlreadyError, sole_agent
+from monitoring.server import AgentRunsAlreadyError, _Connection, _Server, ask, sole_agent
 from monitoring.wire import AgentFaultError
 from tests.monitoring.factories import (
     CHECKOUT,
@@ -71,6 +72,25 @@ def test_a_home_may_lie_deeper_than_a_socket_name_reaches(tmp_path: Path) -> Non
     home = tmp_path / ("deep" * 20) / ("deeper" * 10)
     with agent_process(home) as agent:
         assert call(home, "describe")["agent_pid"] == agent.pid
+
+
+def test_whoever_ends_the_agent_hears_of_it_first(home: Path) -> None:
+    answered = threading.Event()
+    ended_after_the_answer = []
+
+    class Watched(_Server):
+        def end(self) -> None:
+            ended_after_the_answer.append(answered.wait(5))
+            super().end()
+
+    home.mkdir()
+    with Watched(str(home / "agent.sock"), _Connection) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        assert ask(home, "shutdown", {}, 10.0) is None
+        answered.set()
+        serving.join(10)
+    assert ended_after_the_answer == [True]
 
 
 def test_a_second_agent_is_refused(home: Path) -> None:

@@ -1,11 +1,13 @@
 """`manage.py serve`: the web server and the dispatcher, in the foreground. The web process itself."""
 
 import asyncio
+import logging
+import os
 import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -32,7 +34,7 @@ class Command(BaseCommand):
                 except WebRunsAlreadyError as error:
                     raise CommandError(str(error)) from error
             _serve(listener, url_of(options["host"], listener), dispatch=not options["no_dispatch"])
-        sys.exit(0)
+        _end()
 
 
 def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
@@ -70,6 +72,18 @@ def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
     finally:
         bind_loop(None)
         dispatcher.stop()
+
+
+def _end() -> NoReturn:
+    """Ends the process without waiting for its threads.
+
+    A view that waited for the event loop when that stopped waits for ever, and Python would wait for its thread. What
+    such a request had begun in the data base is rolled back, its files lie in `tmp/` still: nothing half-done stays.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def url_of(host: str, listener: socket.socket) -> str:
