@@ -15,6 +15,7 @@ from django.db import close_old_connections, transaction
 from django.db.models import F
 from django.utils import timezone
 
+from controlplane.duties import DUTIES
 from controlplane.errors import ConflictError, PilothouseError
 from controlplane.fleet.local import ensure_agent
 from controlplane.fleet.protocol import AgentRefusedError, AttemptNews, Cursor, HostUnreachableError, Wish
@@ -59,6 +60,8 @@ class Dispatcher:
         """Starts deciding; pollers start as hosts become known."""
         self._spawn("dispatcher", self._decide)
         self._spawn("statistics", self._read_statistics)
+        for duty in DUTIES:
+            self._spawn(duty.name, lambda duty=duty: duty.run(self.stopping))  # type: ignore[misc] # bound now
 
     def stop(self, timeout_seconds: float = 5.0) -> None:
         """Ends all threads; jobs go on."""

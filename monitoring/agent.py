@@ -223,7 +223,7 @@ class Agent:
 
     # --- Reports ---
 
-    def poll(self, cursors: Sequence[Cursor], wait_seconds: float) -> PollAnswer:
+    def poll(self, cursors: Sequence[Cursor], wait_seconds: float, samples_after: float | None = None) -> PollAnswer:
         """What lies behind each cursor. Stateless: the caller keeps the offsets.
 
         Returns as soon as there is news (whole new lines, or an attempt that has ended and is drained), when a job
@@ -240,7 +240,8 @@ class Agent:
                 if self._changes == seen:
                     self._changed.wait(min(TICK_SECONDS, rest) if cursors else rest)
         live = self._live_now()
-        return PollAnswer(attempts=attempts, reading=self._monitor.reading(self._job_of_pid), live=live)
+        reading = self._monitor.reading(self._job_of_pid)
+        return PollAnswer(now=time.time(), attempts=attempts, reading=reading, samples=[], live=live)
 
     def _news_of_all(self, cursors: Sequence[Cursor]) -> tuple[list[AttemptNews], bool]:
         room, is_news = ANSWER_BYTES, False

@@ -226,7 +226,17 @@ class NvmlGate:
         graphics = self._ask(lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses_v3(handle)) or []
         used = {item.pid: item.usedGpuMemory for item in [*graphics, *compute]}
         return [
-            GpuProcess(pid=pid, memory_used_bytes=memory, command=_command_of(pid), job_id=job_of_pid(pid))
+            GpuProcess(
+                pid=pid,
+                start_ticks=None,
+                boot_id="",
+                memory_used_bytes=memory,
+                command=_command_of(pid),
+                user=None,
+                started_at=None,
+                job_id=job_of_pid(pid),
+                is_ours=False,
+            )
             for pid, memory in sorted(used.items())
         ]
 
@@ -353,7 +363,24 @@ def _empty_reading(card: _Card) -> GpuReading:
         power_limit_min_watts=card.limit_min,
         power_limit_max_watts=card.limit_max,
         fan_speed_percent=None,
+        clock_sm_mhz=None,
+        clock_sm_max_mhz=None,
+        clock_memory_mhz=None,
+        clock_memory_max_mhz=None,
+        performance_state=None,
+        throttle_reasons=None,
+        pcie_generation=None,
+        pcie_generation_max=None,
+        pcie_width=None,
+        pcie_width_max=None,
+        pcie_sent_bytes_per_second=None,
+        pcie_received_bytes_per_second=None,
+        ecc_enabled=None,
+        ecc_corrected_count=None,
+        ecc_uncorrected_count=None,
+        persistence_mode=None,
         processes=[],
+        unsupported=[],
         fault=None,
     )
 

@@ -59,9 +59,15 @@ class HostMonitor:
             load_1m=os.getloadavg()[0],
             memory_used_bytes=memory.total - memory.available,
             memory_total_bytes=memory.total,
+            swap_used_bytes=psutil.swap_memory().used,
+            swap_total_bytes=psutil.swap_memory().total,
             disks=read_disks(self._home),
+            networks=[],
+            temperatures=[],
+            clock_synchronized=None,
             gpus=snapshot.gpus,
             gpu_fault=snapshot.fault,
+            gpu_fault_since=None,
         )
 
     def _read_cpu_percent(self) -> float:

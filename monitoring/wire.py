@@ -46,14 +46,28 @@ class AttemptNews(TypedDict):
 
 
 class GpuProcess(TypedDict):
+    """A process that holds memory of a GPU. `pid`, `start_ticks` and `boot_id` name it for good (None: unreadable).
+
+    `job_id` is the live job that it belongs to; `is_ours`: this home's agent started it, for a job that may be gone.
+    """
+
     pid: int
+    start_ticks: int | None
+    boot_id: str
     memory_used_bytes: int | None
     command: str
+    user: str | None
+    started_at: float | None
     job_id: int | None
+    is_ours: bool
 
 
 class GpuReading(TypedDict):
-    """One GPU at one moment, with NVML's own terms in plain units. `fault`: why it can't be read, or None."""
+    """One GPU at one moment, with NVML's own terms in plain units. `fault`: why it can't be read, or None.
+
+    `unsupported` names the fields that this card or driver doesn't have: shown as "not supported", never as 0.
+    `throttle_reasons`: NVML's clocks-event reasons in force, in words ("sw_power_cap", "hw_thermal_slowdown", ...).
+    """
 
     index: int
     uuid: str
@@ -69,7 +83,24 @@ class GpuReading(TypedDict):
     power_limit_min_watts: float | None
     power_limit_max_watts: float | None
     fan_speed_percent: int | None
+    clock_sm_mhz: int | None
+    clock_sm_max_mhz: int | None
+    clock_memory_mhz: int | None
+    clock_memory_max_mhz: int | None
+    performance_state: int | None
+    throttle_reasons: list[str] | None
+    pcie_generation: int | None
+    pcie_generation_max: int | None
+    pcie_width: int | None
+    pcie_width_max: int | None
+    pcie_sent_bytes_per_second: int | None
+    pcie_received_bytes_per_second: int | None
+    ecc_enabled: bool | None
+    ecc_corrected_count: int | None
+    ecc_uncorrected_count: int | None
+    persistence_mode: bool | None
     processes: list[GpuProcess]
+    unsupported: list[str]
     fault: str | None
 
 
@@ -79,8 +110,25 @@ class DiskReading(TypedDict):
     total_bytes: int
 
 
+class NetworkReading(TypedDict):
+    name: str
+    received_bytes_per_second: float
+    sent_bytes_per_second: float
+
+
+class TemperatureReading(TypedDict):
+    """A sensor of the host's own (processor, board, disks), as the kernel names it."""
+
+    label: str
+    celsius: float
+
+
 class HostReading(TypedDict):
-    """One host at one moment. `gpu_fault`: why no GPU can be read, as a sentence, or None."""
+    """One host at one moment. `gpu_fault`: why no GPU can be read, as a sentence, or None.
+
+    `gpu_fault_since`: when the driver stopped answering (Unix seconds), or None. `clock_synchronized`: whether the
+    kernel knows of a time source that disciplines its clock; None where it doesn't tell.
+    """
 
     time: float
     cpu_percent: float
@@ -88,9 +136,29 @@ class HostReading(TypedDict):
     load_1m: float
     memory_used_bytes: int
     memory_total_bytes: int
+    swap_used_bytes: int
+    swap_total_bytes: int
     disks: list[DiskReading]
+    networks: list[NetworkReading]
+    temperatures: list[TemperatureReading]
+    clock_synchronized: bool | None
     gpus: list[GpuReading]
     gpu_fault: str | None
+    gpu_fault_since: float | None
+
+
+class HostSample(TypedDict):
+    """A reading's plain figures at one second, kept by the agent for an hour.
+
+    `values` by name: `cpu_percent`, `load_1m`, `memory_used_bytes`, `network_received_bytes_per_second` and
+    `network_sent_bytes_per_second` (all interfaces), and for each GPU `UUID/power_draw_watts`,
+    `UUID/power_limit_watts`, `UUID/temperature_celsius`, `UUID/utilization_gpu_percent`,
+    `UUID/utilization_memory_percent`, `UUID/memory_used_bytes`, `UUID/fan_speed_percent`, `UUID/clock_sm_mhz`. What
+    isn't known is left out.
+    """
+
+    time: float
+    values: dict[str, float]
 
 
 class HostFacts(TypedDict):
@@ -120,10 +188,16 @@ class Cursor(TypedDict):
 
 
 class PollAnswer(TypedDict):
-    """`live` lists (job, attempt) of every attempt whose lock is held on this host, asked for or not."""
+    """`live` lists (job, attempt) of every attempt whose lock is held on this host, asked for or not.
 
+    `now` is the agent's clock when it answered. `samples` holds what was read after `samples_after` (oldest first, at
+    most 600; more come with the next poll), one a second, whoever polled or not.
+    """
+
+    now: float
     attempts: list[AttemptNews]
     reading: HostReading
+    samples: list[HostSample]
     live: list[tuple[int, int]]
 
 
@@ -161,6 +235,26 @@ class PowerAnswer(TypedDict):
     refused_by: str | None
     reason: str | None
     fix: str | None
+
+
+class PersistenceAnswer(TypedDict):
+    """A GPU's persistence mode after a change was asked. `enabled` is what was read back."""
+
+    uuid: str
+    asked: bool
+    enabled: bool | None
+    set: bool
+    method: Literal["nvml", "nvidia-smi"] | None
+    refused_by: str | None
+    reason: str | None
+    fix: str | None
+
+
+class EndAnswer(TypedDict):
+    """`ended`: the process is gone. False: it had ended before, or lives on after SIGKILL (a hung driver)."""
+
+    ended: bool
+    reason: str | None
 
 
 class LogSlice(TypedDict):

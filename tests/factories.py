@@ -53,8 +53,11 @@ def make_host(name: str = "", *, online: bool = True, gpus: int = 0, **fields: A
     reading = {
         "time": 1_800_000_000.0, "cpu_percent": 12.5, "cpu_count": 2, "load_1m": 0.4,
         "memory_used_bytes": 4 << 30, "memory_total_bytes": 16 << 30,
+        "swap_used_bytes": 0, "swap_total_bytes": 2 << 30,
         "disks": [{"mount": "/", "used_bytes": 50 << 30, "total_bytes": 100 << 30}],
-        "gpus": [], "gpu_fault": None if gpus else "No NVIDIA driver was found.",
+        "networks": [{"name": "eth0", "received_bytes_per_second": 12_000.0, "sent_bytes_per_second": 3_400.0}],
+        "temperatures": [{"label": "Package id 0", "celsius": 48.0}], "clock_synchronized": True,
+        "gpus": [], "gpu_fault": None if gpus else "No NVIDIA driver was found.", "gpu_fault_since": None,
     }  # fmt: skip
     facts = {
         "name": name, "boot_id": "boot", "agent_pid": 2, "agent_version": "0", "started_at": 1_800_000_000.0,
@@ -77,7 +80,12 @@ def make_gpu(host: Host | None = None, index: int = 0, name: str = "NVIDIA GeFor
         "index": index, "uuid": uuid, "name": name, "memory_total_bytes": 24 << 30, "memory_used_bytes": 6 << 30,
         "utilization_gpu_percent": 40, "utilization_memory_percent": 20, "temperature_celsius": 61,
         "power_draw_watts": 180.5, "power_limit_watts": 350.0, "power_limit_default_watts": 350.0,
-        "power_limit_min_watts": 100.0, "power_limit_max_watts": 366.0, "fan_speed_percent": 35, "processes": [],
+        "power_limit_min_watts": 100.0, "power_limit_max_watts": 366.0, "fan_speed_percent": 35,
+        "clock_sm_mhz": 1695, "clock_sm_max_mhz": 2100, "clock_memory_mhz": 9501, "clock_memory_max_mhz": 9751,
+        "performance_state": 2, "throttle_reasons": [], "pcie_generation": 4, "pcie_generation_max": 4,
+        "pcie_width": 16, "pcie_width_max": 16, "pcie_sent_bytes_per_second": 0, "pcie_received_bytes_per_second": 0,
+        "ecc_enabled": None, "ecc_corrected_count": None, "ecc_uncorrected_count": None, "persistence_mode": True,
+        "processes": [], "unsupported": ["ecc_enabled", "ecc_corrected_count", "ecc_uncorrected_count"],
         "fault": None, **reading,
     }  # fmt: skip
     host.reading = {**host.reading, "gpus": [*host.reading.get("gpus", []), whole], "gpu_fault": None}

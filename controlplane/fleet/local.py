@@ -12,10 +12,12 @@ from typing import Any, cast
 from controlplane.fleet.protocol import (
     AgentRefusedError,
     Cursor,
+    EndAnswer,
     HostFacts,
     HostUnreachableError,
     LaunchAnswer,
     LogSlice,
+    PersistenceAnswer,
     PollAnswer,
     PowerAnswer,
     SignalAnswer,
@@ -49,15 +51,25 @@ class LocalCarrier:
         args = {"job_id": job_id, "attempt": attempt, "wish": wish.value}
         return cast(SignalAnswer, self._ask("signal", args))
 
-    def poll(self, cursors: Sequence[Cursor], wait_seconds: float) -> PollAnswer:
-        args = {"cursors": list(cursors), "wait_seconds": wait_seconds}
+    def poll(self, cursors: Sequence[Cursor], wait_seconds: float, samples_after: float | None = None) -> PollAnswer:
+        args = {"cursors": list(cursors), "wait_seconds": wait_seconds, "samples_after": samples_after}
         answer = cast(PollAnswer, self._ask("poll", args, wait_seconds + MARGIN_SECONDS))
         answer["live"] = [(job_id, attempt) for job_id, attempt in answer["live"]]
         return answer
 
-    def set_power(self, gpu_uuid: str, watts: float, *, strict: bool = False) -> PowerAnswer:
-        args = {"gpu_uuid": gpu_uuid, "watts": watts, "strict": strict}
+    def set_power(
+        self, gpu_uuid: str, watts: float, *, strict: bool = False, restore_at_stop: bool = False
+    ) -> PowerAnswer:
+        args = {"gpu_uuid": gpu_uuid, "watts": watts, "strict": strict, "restore_at_stop": restore_at_stop}
         return cast(PowerAnswer, self._ask("set_power", args))
+
+    def set_persistence(self, gpu_uuid: str, enabled: bool, *, restore_at_stop: bool = False) -> PersistenceAnswer:
+        args = {"gpu_uuid": gpu_uuid, "enabled": enabled, "restore_at_stop": restore_at_stop}
+        return cast(PersistenceAnswer, self._ask("set_persistence", args))
+
+    def end_process(self, pid: int, start_ticks: int, boot_id: str, *, others: bool = False) -> EndAnswer:
+        args = {"pid": pid, "start_ticks": start_ticks, "boot_id": boot_id, "others": others}
+        return cast(EndAnswer, self._ask("end_process", args))
 
     def read_log(
         self, job_id: int, attempt: int, *, lines: int = 200, start: int | None = None, limit_bytes: int = 1 << 18

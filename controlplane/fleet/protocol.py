@@ -13,17 +13,22 @@ from monitoring.wire import (
     AttemptState,
     Cursor,
     DiskReading,
+    EndAnswer,
     ExitRecord,
     GpuProcess,
     GpuReading,
     HostFacts,
     HostReading,
+    HostSample,
     LaunchAnswer,
     LogSlice,
+    NetworkReading,
+    PersistenceAnswer,
     PollAnswer,
     PowerAnswer,
     SignalAnswer,
     StopAnswer,
+    TemperatureReading,
 )
 
 __all__ = [
@@ -34,18 +39,23 @@ __all__ = [
     "Carrier",
     "Cursor",
     "DiskReading",
+    "EndAnswer",
     "ExitRecord",
     "GpuProcess",
     "GpuReading",
     "HostFacts",
     "HostReading",
+    "HostSample",
     "HostUnreachableError",
     "LaunchAnswer",
     "LogSlice",
+    "NetworkReading",
+    "PersistenceAnswer",
     "PollAnswer",
     "PowerAnswer",
     "SignalAnswer",
     "StopAnswer",
+    "TemperatureReading",
     "Wish",
 ]
 
@@ -80,14 +90,29 @@ class Carrier(Protocol):
     def signal(self, job_id: int, attempt: int, wish: Wish) -> SignalAnswer:
         """Hands a wish to a job. For an attempt that has ended it is no error. Refusal: `launching` (ask again)."""
 
-    def poll(self, cursors: Sequence[Cursor], wait_seconds: float) -> PollAnswer:
-        """What lies behind each cursor; waits up to `wait_seconds` (at most 30) for news.
+    def poll(self, cursors: Sequence[Cursor], wait_seconds: float, samples_after: float | None = None) -> PollAnswer:
+        """What lies behind each cursor, and the samples after a time; waits up to `wait_seconds` (at most 30) for news.
 
         An attempt that has ended and is drained is always news: leave its cursor out once that is stored.
         """
 
-    def set_power(self, gpu_uuid: str, watts: float, *, strict: bool = False) -> PowerAnswer:
-        """Sets a GPU's power limit. Refusals: `unknown_gpu`, `bad_call`, with `strict` `out_of_range`."""
+    def set_power(
+        self, gpu_uuid: str, watts: float, *, strict: bool = False, restore_at_stop: bool = False
+    ) -> PowerAnswer:
+        """Sets a GPU's power limit. Refusals: `unknown_gpu`, `bad_call`, with `strict` `out_of_range`.
+
+        `restore_at_stop`: when the agent stops it puts back the limit that the card had before the first change.
+        """
+
+    def set_persistence(self, gpu_uuid: str, enabled: bool, *, restore_at_stop: bool = False) -> PersistenceAnswer:
+        """Sets a GPU's persistence mode and reads it back. Refusals: `unknown_gpu`, `bad_call`."""
+
+    def end_process(self, pid: int, start_ticks: int, boot_id: str, *, others: bool = False) -> EndAnswer:
+        """Ends one process that holds GPU memory: SIGTERM, then SIGKILL after a grace.
+
+        Refusals: `bad_call` (pid ≤ 1 or the agent's own), `other_process` (the pid is somebody else's now),
+        `belongs_to_job` (a live job's: cancel the job), `not_ours` (without `others`), `not_on_gpu`, `not_permitted`.
+        """
 
     def read_log(
         self, job_id: int, attempt: int, *, lines: int = 200, start: int | None = None, limit_bytes: int = 1 << 18

@@ -7,7 +7,11 @@ OFFLINE_AFTER_SECONDS = 15
 
 
 class Host(models.Model):
-    """A machine with an agent. `reading` is the last `HostReading`, `facts` the last `HostFacts`."""
+    """A machine with an agent. `reading` is the last `HostReading`, `facts` the last `HostFacts`.
+
+    `clock_skew_seconds`: how far its clock runs ahead of the web process's. `samples_until`: the time (Unix seconds) of
+    its last stored sample.
+    """
 
     name = models.CharField(max_length=200, unique=True)
     carrier = models.CharField(max_length=8, default="local")
@@ -15,6 +19,8 @@ class Host(models.Model):
     reading = models.JSONField(default=dict)
     last_seen_at = models.DateTimeField(null=True, blank=True)
     fault = models.TextField(blank=True)
+    clock_skew_seconds = models.FloatField(null=True, blank=True)
+    samples_until = models.FloatField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:
@@ -29,7 +35,12 @@ class Host(models.Model):
 
 
 class Gpu(models.Model):
-    """One GPU of a host, known by its NVML UUID. `reading` is the last `GpuReading`."""
+    """One GPU of a host, known by its NVML UUID. `reading` is the last `GpuReading`.
+
+    `power_profile` is what somebody or a schedule wished for last; `power_answer` what became of it. `power_drift` is
+    what was found in force instead, by another's doing: {"found_watts", "wanted_watts", "since", "set_again"}.
+    `heat_level`: 0 cool, 1 power is stepped down, 2 new jobs wait, 3 running jobs are paused (`services.thermal`).
+    """
 
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="gpus")
     uuid = models.CharField(max_length=80)
@@ -40,6 +51,11 @@ class Gpu(models.Model):
     power_profile = models.CharField(max_length=20, blank=True)
     power_answer = models.JSONField(null=True, blank=True)
     power_set_at = models.DateTimeField(null=True, blank=True)
+    power_drift = models.JSONField(null=True, blank=True)
+    persistence_wanted = models.BooleanField(null=True, blank=True)
+    persistence_answer = models.JSONField(null=True, blank=True)
+    heat_level = models.PositiveSmallIntegerField(default=0)
+    heat_since = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["host_id", "index"]

@@ -1,5 +1,6 @@
 """A host that isn't here: what its agent would answer, and what it was asked. Implements `Carrier`."""
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -7,10 +8,13 @@ from controlplane.fleet.protocol import (
     AgentRefusedError,
     AttemptNews,
     Cursor,
+    EndAnswer,
     HostFacts,
     HostReading,
+    HostSample,
     LaunchAnswer,
     LogSlice,
+    PersistenceAnswer,
     PollAnswer,
     PowerAnswer,
     SignalAnswer,
@@ -29,6 +33,7 @@ class AbsentHost:
         self.news: list[AttemptNews] = []
         self.live: list[tuple[int, int]] = []
         self.reading: dict[str, Any] = {}
+        self.samples: list[HostSample] = []
 
     def describe(self) -> HostFacts:
         raise NotImplementedError
@@ -43,10 +48,20 @@ class AbsentHost:
         self.signals.append((job_id, attempt, wish))
         return cast(SignalAnswer, {"delivered": True, "state": "running"})
 
-    def poll(self, cursors: Sequence[Cursor], wait_seconds: float) -> PollAnswer:
-        return PollAnswer(attempts=self.news, reading=cast(HostReading, self.reading), live=self.live)
+    def poll(self, cursors: Sequence[Cursor], wait_seconds: float, samples_after: float | None = None) -> PollAnswer:
+        samples = [sample for sample in self.samples if samples_after is None or sample["time"] > samples_after]
+        reading = cast(HostReading, self.reading)
+        return PollAnswer(now=time.time(), attempts=self.news, reading=reading, samples=samples, live=self.live)
 
-    def set_power(self, gpu_uuid: str, watts: float, *, strict: bool = False) -> PowerAnswer:
+    def set_power(
+        self, gpu_uuid: str, watts: float, *, strict: bool = False, restore_at_stop: bool = False
+    ) -> PowerAnswer:
+        raise NotImplementedError
+
+    def set_persistence(self, gpu_uuid: str, enabled: bool, *, restore_at_stop: bool = False) -> PersistenceAnswer:
+        raise NotImplementedError
+
+    def end_process(self, pid: int, start_ticks: int, boot_id: str, *, others: bool = False) -> EndAnswer:
         raise NotImplementedError
 
     def read_log(self, job_id: int, attempt: int, **_how: Any) -> LogSlice:
