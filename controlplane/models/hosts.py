@@ -39,7 +39,9 @@ class Gpu(models.Model):
 
     `power_profile` is what somebody or a schedule wished for last; `power_answer` what became of it. `power_drift` is
     what was found in force instead, by another's doing: {"found_watts", "wanted_watts", "since", "set_again"}.
-    `heat_level`: 0 cool, 1 power is stepped down, 2 new jobs wait, 3 running jobs are paused (`services.thermal`).
+    `heat_level`: 0 cool, 1 power is stepped down, 2 new jobs wait, 3 running jobs are paused (`services.thermal`);
+    `heat` is what the thermal guard has done and must undo: {"watts": the limit it set, "before_watts", "stepped_at",
+    "tries", "reason", "paused_jobs": [job ids]}.
     """
 
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="gpus")
@@ -56,6 +58,7 @@ class Gpu(models.Model):
     persistence_answer = models.JSONField(null=True, blank=True)
     heat_level = models.PositiveSmallIntegerField(default=0)
     heat_since = models.DateTimeField(null=True, blank=True)
+    heat = models.JSONField(null=True, blank=True)
 
     class Meta:
         ordering = ["host_id", "index"]
