@@ -23,7 +23,11 @@ LIVE = frozenset({DeploymentStatus.STARTING, DeploymentStatus.CHECKING, Deployme
 
 
 class Deployment(models.Model):
-    """One inference process for one model. At most one is active: the one that answers when nobody names a model."""
+    """One inference process for one model. At most one is active: the one that answers when nobody names a model.
+
+    `statistics` are the present process's own figures; `served` counts over all its processes, and what the GPUs had
+    drawn when the first one became ready (`services.energy`).
+    """
 
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="deployments")
     job = models.OneToOneField(Job, on_delete=models.CASCADE, related_name="deployment")
@@ -36,6 +40,7 @@ class Deployment(models.Model):
     check_text = models.TextField(blank=True)
     error = models.TextField(blank=True)
     statistics = models.JSONField(default=dict)
+    served = models.JSONField(default=dict)
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField(default=timezone.now)
     ready_at = models.DateTimeField(null=True, blank=True)

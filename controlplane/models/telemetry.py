@@ -50,16 +50,33 @@ class EnergyAccount(models.Model):
         return f"job {self.job_id} on {self.gpu_uuid}"
 
 
-class PowerSweep(models.Model):
-    """A measurement of one served model on one GPU at each power profile.
+class SweepStatus(models.TextChoices):
+    """Where a sweep stands."""
 
-    `results`: [{profile, watts, tokens_per_second, joules_per_token, mean_draw_watts, seconds, tokens}], in order.
+    WAITING = "waiting"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN_SWEEPS = frozenset({SweepStatus.WAITING, SweepStatus.RUNNING, SweepStatus.CANCELLING})
+
+
+class PowerSweep(models.Model):
+    """A measurement of one served model on one GPU at each power profile; only one is open a GPU.
+
+    `config`: what was asked (seconds_per_profile, concurrency, max_tokens, prompt), what to put back at the end
+    (`restore`: {profile, watts}) and where it stands (`progress`: {profile, phase, seconds}).
+    `results`: [{profile, watts, tokens_per_second, joules_per_token, mean_draw_watts, seconds, tokens, error}], in
+    order; `error` says why a profile has no figures.
     """
 
     model_name = models.CharField(max_length=200)
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="sweeps")
     gpu_uuid = models.CharField(max_length=80)
-    status = models.CharField(max_length=10, default="running")
+    status = models.CharField(max_length=10, choices=SweepStatus.choices, default=SweepStatus.WAITING)
     config = models.JSONField(default=dict)
     results = models.JSONField(default=list)
     recommended = models.CharField(max_length=20, blank=True)
@@ -71,6 +88,13 @@ class PowerSweep(models.Model):
 
     class Meta:
         ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["host", "gpu_uuid"],
+                condition=models.Q(status__in=["waiting", "running", "cancelling"]),
+                name="sweep_open_once",
+            )
+        ]
 
     def __str__(self) -> str:
         return f"sweep {self.pk} of {self.model_name}"
