@@ -18,7 +18,7 @@ from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.deployments import LIVE, DeploymentStatus
 from controlplane.models.jobs import Desired, Kind, Status
 from controlplane.models.language_models import ModelState
-from controlplane.services import bell, jobs, models, settings
+from controlplane.services import bell, energy, jobs, models, settings
 from controlplane.services.access import audit
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ def facts(deployment: Deployment) -> dict[str, Any]:
         "id": deployment.pk, "model": deployment.model.name, "status": deployment.status,
         "is_active": deployment.is_active, "host": deployment.host.name if deployment.host else None,
         "job_id": deployment.job_id, "error": deployment.error, "check_text": deployment.check_text,
-        "statistics": deployment.statistics, "created_by": deployment.created_by,
+        "statistics": deployment.statistics, "energy": energy.of_deployment(deployment),
+        "created_by": deployment.created_by,
         "created_at": deployment.created_at.isoformat(),
         "ready_at": deployment.ready_at.isoformat() if deployment.ready_at else None,
         "ended_at": deployment.ended_at.isoformat() if deployment.ended_at else None,
@@ -210,14 +211,15 @@ def check(deployment: Deployment) -> None:
             _give_up(deployment, f"The engine refused a test question ({answer.status_code}): {answer.text[:300]}")
             return
         whole = answer.json()
-        text, tokens = whole["choices"][0]["message"]["content"] or "", whole["usage"]["completion_tokens"]
+        text, usage = whole["choices"][0]["message"]["content"] or "", dict(whole["usage"])
+        tokens = usage["completion_tokens"]
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, IndexError, TypeError) as error:
         _give_up(deployment, f"The engine started but did not answer a test question: {error}. See its log.")
         return
     if tokens < 1:
         _give_up(deployment, "The engine answered a test question with nothing. See its log.")
         return
-    _switch(deployment, text)
+    _switch(deployment, text, usage)
 
 
 def _give_up(deployment: Deployment, reason: str) -> None:
@@ -234,7 +236,7 @@ def _give_up(deployment: Deployment, reason: str) -> None:
             jobs.wish(SYSTEM, deployment.job_id, Desired.CANCEL)
 
 
-def _switch(deployment: Deployment, text: str) -> None:
+def _switch(deployment: Deployment, text: str, usage: dict[str, Any]) -> None:
     with transaction.atomic():
         claimed = Deployment.objects.filter(pk=deployment.pk, status=DeploymentStatus.CHECKING).update(
             status=DeploymentStatus.READY, ready_at=timezone.now(), check_text=text, error=""
@@ -242,6 +244,7 @@ def _switch(deployment: Deployment, text: str) -> None:
         if not claimed:
             return
         fresh = get(deployment.pk)
+        energy.became_ready(fresh, usage)
         if fresh.wants_active:
             for older in Deployment.objects.select_related("job").filter(is_active=True).exclude(pk=fresh.pk):
                 _retire(older)
@@ -271,7 +274,17 @@ def refresh_statistics() -> None:
         except (httpx.HTTPError, ValueError):
             continue  # its process is watched elsewhere; an engine that is busy answers the next time
         if fresh != row.statistics:
-            with transaction.atomic():
-                Deployment.objects.filter(pk=row.pk).update(statistics=fresh)
-                row.statistics = fresh
-                publish(f"deployment:{row.pk}", "telemetry", {"id": row.pk, "statistics": fresh})
+            _store_statistics(row, fresh)
+
+
+def _store_statistics(read: Deployment, fresh: dict[str, Any]) -> None:
+    """Stores an engine's figures, unless another process has taken its place since they were asked for."""
+    with transaction.atomic():
+        same = Deployment.objects.filter(
+            pk=read.pk, status=DeploymentStatus.READY, attempt_number=read.attempt_number
+        ).first()
+        if same is None:
+            return
+        served = energy.counted(same.served, fresh)
+        Deployment.objects.filter(pk=read.pk).update(statistics=fresh, served=served)
+        publish(f"deployment:{read.pk}", "telemetry", {"id": read.pk, "statistics": fresh})

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 from controlplane.models import Checkpoint, Job, Run
 from controlplane.models.jobs import Status
-from controlplane.services import jobs
+from controlplane.services import energy, jobs
 
 
 class Progress(TypedDict):
@@ -78,7 +78,7 @@ def facts(run: Run) -> dict[str, Any]:
         "model": run.model.name, "profile": run.profile, "config": run.config,
         "host": job.host.name if job.host else None, "attempts": job.attempt_count,
         "progress": progress(run), "last": run.last, "result": job.result, "error": job.error,
-        "result_model": model.name if model else None, "created_by": run.created_by,
+        "energy": energy.of_run(run), "result_model": model.name if model else None, "created_by": run.created_by,
         "created_at": run.created_at.isoformat(),
         "started_at": job.started_at.isoformat() if job.started_at else None,
         "ended_at": job.ended_at.isoformat() if job.ended_at else None,

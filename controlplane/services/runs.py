@@ -154,6 +154,7 @@ def get(run_id: int) -> Run:
 def list_runs(limit: int = 50, before_id: int | None = None) -> list[Run]:
     """Runs, newest first, before an id."""
     rows = Run.objects.select_related("job", "job__host", "dataset", "model").order_by("-id")
+    rows = rows.prefetch_related("job__energy")
     if before_id:
         rows = rows.filter(pk__lt=before_id)
     return list(rows[: max(1, min(limit, 500))])

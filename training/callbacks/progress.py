@@ -81,6 +81,7 @@ class ProgressTeller(TrainerCallback):  # type: ignore[misc]
         loss = self._run.loss = float(logs["loss"])
         values: dict[str, float] = {name: float(logs[name]) for name in LOGGED if name in logs}
         values["tokens_per_second"] = self._tokens_per_second()
+        values["tokens"] = float(self._run.tokens)
         values["memory_rss_bytes"] = float(self._process.memory_info().rss)
         if torch.cuda.is_available():
             values["memory_allocated_bytes"] = float(torch.cuda.memory_allocated())

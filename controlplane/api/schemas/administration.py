@@ -5,6 +5,8 @@ from typing import Any
 
 from ninja import Schema
 
+from controlplane.api.schemas.energy import ServedEnergy
+
 
 class CreateKey(Schema):
     """`role`: read, use or admin. Without `expires_at` it never expires."""
@@ -83,7 +85,7 @@ class PutSetting(Schema):
 
 
 class Deployment(Schema):
-    """An engine. `status`: starting, checking, ready, draining, stopped or failed."""
+    """An engine. `status`: starting, checking, ready, draining, stopped or failed. `energy`: since it became ready."""
 
     id: int
     model: str
@@ -94,6 +96,7 @@ class Deployment(Schema):
     error: str
     check_text: str
     statistics: dict[str, Any]
+    energy: ServedEnergy | None
     created_by: str
     created_at: str
     ready_at: str | None

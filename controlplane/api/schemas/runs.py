@@ -5,6 +5,8 @@ from typing import Any
 from ninja import Field, Schema
 from pydantic import ConfigDict
 
+from controlplane.api.schemas.energy import Energy
+
 
 class CreateRun(Schema):
     """`dataset`: an id, or a name for its newest version. `config`: any subset of TrainerConfig, nested by section."""
@@ -46,7 +48,8 @@ class RunProgress(Schema):
 
 
 class Run(Schema):
-    """A run. `last` has the last value of each metric; NaN and the infinities are strings."""
+    """A run. `last` has the last value of each metric; NaN and the infinities are strings. `energy`: None where no
+    power could be read."""
 
     id: int
     job_id: int
@@ -65,6 +68,7 @@ class Run(Schema):
     last: dict[str, float | str]
     result: dict[str, Any] | None
     error: dict[str, Any] | None
+    energy: Energy | None
     result_model: str | None
     created_by: str
     created_at: str

@@ -1,0 +1,30 @@
+"""What the calls about energy answer. Runs in the web process."""
+
+from ninja import Schema
+
+
+class Energy(Schema):
+    """What GPUs drew for a job, as far as it was measured. Seconds are GPU-seconds: two GPUs for a minute are 120.
+
+    `gap_seconds` is time that no reading speaks for: its joules are not guessed. `joules_per_token` counts the tokens
+    of the measured time alone. `cost` is None where no price is set (setting `energy.price_per_kwh`).
+    """
+
+    joules: float
+    watt_hours: float
+    kwh: float
+    mean_watts: float | None
+    covered_seconds: float
+    gap_seconds: float
+    tokens: int | None
+    joules_per_token: float | None
+    cost: float | None
+    currency: str | None
+
+
+class ServedEnergy(Energy):
+    """The same of a deployment since it became ready, its idle time included."""
+
+    requests: int
+    prompt_tokens: int
+    joules_per_request: float | None
