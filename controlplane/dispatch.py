@@ -18,13 +18,13 @@ from django.utils import timezone
 from controlplane.duties import DUTIES
 from controlplane.errors import ConflictError, PilothouseError
 from controlplane.fleet.local import ensure_agent
-from controlplane.fleet.protocol import AgentRefusedError, AttemptNews, Cursor, HostUnreachableError, Wish
+from controlplane.fleet.protocol import AgentRefusedError, AttemptNews, Cursor, HostUnreachableError, PollAnswer, Wish
 from controlplane.fleet.registry import carrier, local
 from controlplane.kinds.registry import kind_of
 from controlplane.models import Attempt, Deployment, Host, Job
 from controlplane.models.jobs import Desired, Status
 from controlplane.placement import Place, place
-from controlplane.services import bell, deployments, hosts, ingest, jobs
+from controlplane.services import bell, deployments, energy, hosts, ingest, jobs, telemetry
 from controlplane.stuck import StuckWatch
 
 log = logging.getLogger(__name__)
@@ -252,14 +252,28 @@ def poll(host: Host) -> None:
     """One long poll of a host: stores what it brings, and ends what runs there without a right to."""
     rows = Attempt.objects.filter(host=host, launched=True, ended_at=None)
     cursors = [Cursor(job_id=row.job_id, attempt=row.number, offset=row.offset) for row in rows]
-    answer = carrier(host).poll(cursors, POLL_SECONDS)
+    host.refresh_from_db(fields=["samples_until"])
+    answer = carrier(host).poll(cursors, POLL_SECONDS, host.samples_until or 0.0)
+    received_at = time.time()
     for news in answer["attempts"]:
         _store(news)
-    if answer["reading"].get("time") != _read_at.get(host.pk):  # the agent reads once a second; polls come oftener
-        _read_at[host.pk] = answer["reading"].get("time")
-        hosts.record(host, answer["reading"])
+    _record(host, answer, received_at)
     for job_id, number in answer["live"]:
         _end_if_superseded(host, job_id, number)
+
+
+def _record(host: Host, answer: PollAnswer, received_at: float) -> None:
+    """Stores the reading and the samples; the agent reads once a second, and polls come oftener."""
+    is_new = answer["reading"].get("time") != _read_at.get(host.pk)
+    if not is_new and not answer["samples"]:
+        return
+    with transaction.atomic():
+        if is_new:
+            # Most of a poll is waiting; what is left of the round trip is milliseconds, and counted as none.
+            host.clock_skew_seconds = round(answer["now"] - received_at, 3)
+            hosts.record(host, answer["reading"], host.clock_skew_seconds)
+        energy.account(host, telemetry.store(host, answer["samples"], answer["now"]))
+    _read_at[host.pk] = answer["reading"].get("time")
 
 
 def _store(news: AttemptNews) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 from django.db import close_old_connections
 
+from controlplane.services import alert_watch, alerts, drift, notifications, schedules, telemetry, thermal
+
 log = logging.getLogger(__name__)
 
 
@@ -33,4 +35,12 @@ class Duty:
                 close_old_connections()
 
 
-DUTIES: tuple[Duty, ...] = ()
+DUTIES: tuple[Duty, ...] = (
+    Duty("telemetry", 10.0, telemetry.thin),
+    Duty("alerts", 5.0, alert_watch.look),
+    Duty("notifications", 2.0, notifications.send_pending),
+    Duty("old alerts", 3600.0, alerts.prune),
+    Duty("thermal guard", 5.0, thermal.look),
+    Duty("power drift", 30.0, drift.reconcile),
+    Duty("power schedules", 30.0, schedules.apply_due),
+)

@@ -10,8 +10,8 @@ from controlplane.models.jobs import Job
 class TelemetrySample(models.Model):
     """A host's figures at a time, by the names of `monitoring.wire.HostSample`.
 
-    At a resolution of 1 s `values` holds name → figure; at 10 s and 60 s name → [minimum, mean, maximum] of the samples
-    of that interval, which begins at `time`.
+    At a resolution of 1 s `values` holds name → figure; at 10, 60 and 900 s name → [minimum, mean, maximum] of the
+    samples of that interval, which begins at `time`.
     """
 
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="samples")

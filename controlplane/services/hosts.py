@@ -1,18 +1,12 @@
 """Hosts as their agents report them. Runs in the web process."""
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
-
 from django.db import transaction
 from django.utils import timezone
 
 from controlplane.errors import NotFoundError
 from controlplane.fleet.protocol import GpuReading, HostFacts, HostReading
 from controlplane.live.announce import publish
-from controlplane.models import Gpu, Host, TelemetrySample
-from controlplane.services import settings
-
-SAMPLE_SECONDS = 10
+from controlplane.models import Gpu, Host
 
 
 def list_hosts() -> list[Host]:
@@ -43,15 +37,17 @@ def register(described: HostFacts, carrier: str = "local") -> Host:
     return host
 
 
-def record(host: Host, reading: HostReading) -> None:
-    """Stores a reading as the present state, a sample of it every ten seconds, and tells the pages."""
+def record(host: Host, reading: HostReading, clock_skew_seconds: float | None = None) -> None:
+    """Stores a reading as the present state, and tells the pages. `clock_skew_seconds`: the host's clock minus ours."""
     now = timezone.now()
     with transaction.atomic():
-        Host.objects.filter(pk=host.pk).update(reading=reading, last_seen_at=now, fault="")
+        Host.objects.filter(pk=host.pk).update(
+            reading=reading, last_seen_at=now, fault="", clock_skew_seconds=clock_skew_seconds
+        )
         for gpu in reading["gpus"]:
             _record_gpu(host, gpu)
-        _sample(host, reading)
-        publish("hosts", "telemetry", {"host": host.name, "reading": reading, "online": True})
+        message = {"host": host.name, "reading": reading, "online": True, "clock_skew_seconds": clock_skew_seconds}
+        publish("hosts", "telemetry", message)
 
 
 def _record_gpu(host: Host, gpu: GpuReading) -> None:
@@ -65,28 +61,6 @@ def unreachable(host: Host, reason: str) -> None:
     with transaction.atomic():
         if Host.objects.filter(pk=host.pk).exclude(fault=reason).update(fault=reason):
             publish("hosts", "telemetry", {"host": host.name, "reading": None, "online": False, "fault": reason})
-
-
-def _sample(host: Host, reading: HostReading) -> None:
-    time = datetime.fromtimestamp(reading["time"], UTC)
-    rows = TelemetrySample.objects.filter(host=host, resolution_seconds=SAMPLE_SECONDS)
-    if rows.filter(time__gt=time - timedelta(seconds=SAMPLE_SECONDS)).exists():
-        return
-    TelemetrySample.objects.create(host=host, time=time, resolution_seconds=SAMPLE_SECONDS, values=figures(reading))
-    rows.filter(time__lt=time - timedelta(hours=settings.get("telemetry.keep_hours"))).delete()
-
-
-def figures(reading: HostReading) -> dict[str, Any]:
-    """A reading as plain figures by name; what isn't known is left out."""
-    flat: dict[str, Any] = {
-        "cpu_percent": reading["cpu_percent"], "load_1m": reading["load_1m"],
-        "memory_used_bytes": reading["memory_used_bytes"],
-    }  # fmt: skip
-    for gpu in reading["gpus"]:
-        for name in ("utilization_gpu_percent", "memory_used_bytes", "temperature_celsius", "power_draw_watts",
-                     "power_limit_watts", "fan_speed_percent"):  # fmt: skip
-            flat[f"gpu.{gpu['index']}.{name}"] = gpu[name]
-    return {name: value for name, value in flat.items() if value is not None}
 
 
 def gpus_of(host: Host) -> list[Gpu]:

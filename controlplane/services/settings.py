@@ -38,7 +38,62 @@ DEFAULTS: dict[str, Definition] = {
         "Say hello.", "What an engine is asked before it takes the place of the active one."
     ),
     "serving.ready_timeout_seconds": Definition(300, "How long an engine may take to become ready.", "s", 10, 7200),
-    "telemetry.keep_hours": Definition(24, "How long ten-second samples of hosts are kept.", "h", 1, 8760),
+    "energy.price_per_kwh": Definition(0.0, "What a kWh costs; 0: no cost is shown.", "", 0, 1000),
+    "energy.currency": Definition("EUR", "The currency of energy.price_per_kwh."),
+    "hosts.max_clock_skew_seconds": Definition(
+        2.0, "How far a host's clock may be from the web server's before its page warns.", "s", 0.1, 3600
+    ),
+    "telemetry.keep_1s_hours": Definition(1, "How long figures of hosts are kept every second.", "h", 1, 168),
+    "telemetry.keep_10s_hours": Definition(24, "How long they are kept every ten seconds.", "h", 1, 2160),
+    "telemetry.keep_60s_days": Definition(30, "How long they are kept every minute.", "days", 1, 3650),
+    "power.quiet_max_concurrent_jobs": Definition(
+        1, "Training runs that one GPU takes at the same time while it is set to quiet; 0: none starts.", "", 0, 16
+    ),
+    "power.normal_max_concurrent_jobs": Definition(
+        1, "Training runs that one GPU takes at the same time while it is set to normal.", "", 0, 16
+    ),
+    "power.max_max_concurrent_jobs": Definition(
+        1, "Training runs that one GPU takes at the same time while it is set to max, or was never set.", "", 0, 16
+    ),
+    "power.restore_at_stop": Definition(
+        False, "Whether an agent that stops puts back the power limits and persistence modes it found."
+    ),
+    "power.reconcile_set_again": Definition(
+        True, "Whether a power limit or persistence mode that something else has changed is set again."
+    ),
+    "thermal.enabled": Definition(True, "Whether the thermal guard acts on hot GPUs."),
+    "thermal.power_step_celsius": Definition(83, "From here on a GPU's power is stepped down.", "°C", 40, 120),
+    "thermal.hold_jobs_celsius": Definition(87, "From here on a GPU is given no new jobs.", "°C", 40, 120),
+    "thermal.pause_jobs_celsius": Definition(91, "From here on a GPU's training runs are paused.", "°C", 40, 120),
+    "thermal.hysteresis_celsius": Definition(
+        5, "How far a GPU must have cooled below a limit before it counts as cool again.", "°C", 1, 30
+    ),
+    "thermal.step_every_seconds": Definition(
+        30, "How long a step of power is given to work before the next one.", "s", 5, 600
+    ),
+    "alerts.off": Definition("", "Rules of alerts that are switched off, by their keys, with commas between them."),
+    "alerts.disk_free_percent": Definition(
+        5.0, "An alert is made when less of the disk with a host's home folder is free.", "%", 0, 100
+    ),
+    "alerts.disk_free_gib": Definition(
+        10.0, "An alert is made when less room is left on the disk with a host's home folder.", "GiB", 0, 1e6
+    ),
+    "alerts.queue_stuck_minutes": Definition(
+        30, "How long jobs may wait, while nothing before them makes progress, until an alert is made.", "min", 1, 10080
+    ),
+    "alerts.engine_down_seconds": Definition(
+        60, "How long the active engine may not answer until an alert is made.", "s", 5, 86400
+    ),
+    "alerts.host_offline_seconds": Definition(
+        60, "How long a host's agent may not answer until an alert is made.", "s", 15, 86400
+    ),
+    "alerts.remind_minutes": Definition(
+        60, "How often a critical alert that nobody has acknowledged is sent again; 0: never.", "min", 0, 10080
+    ),
+    "alerts.keep_days": Definition(90, "How long alerts that have ended are kept.", "days", 1, 3650),
+    "alerts.public_url": Definition(
+        "", "The address of these pages, as in https://panel.example: messages link to it. Empty: no link."
+    ),
 }  # fmt: skip
 
 
