@@ -15,24 +15,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from monitoring.events import SPEC_VERSION, JobSpec, Wish, read_lines
 from monitoring.files import write_json
 from monitoring.folders import AttemptFolder, all_attempts, exclusive
+from monitoring.gpu_processes import ProcessWatch, check_may_end, end_process
 from monitoring.launch import COMMANDS, start_supervisor
 from monitoring.logs import read_from, read_tail
 from monitoring.nvml import NvmlGate
-from monitoring.power import set_power
+from monitoring.originals import Originals
+from monitoring.power import set_persistence, set_power
 from monitoring.processes import ProcessIdentity, send, send_to_group
+from monitoring.samples import Sampler, SampleStore
 from monitoring.system import HostMonitor, host_facts
 from monitoring.wire import (
     AgentFaultError,
     AttemptNews,
     Cursor,
+    EndAnswer,
     HostFacts,
     LaunchAnswer,
     LogSlice,
+    PersistenceAnswer,
     PollAnswer,
     PowerAnswer,
     SignalAnswer,
@@ -73,7 +76,10 @@ class Agent:
         self._started_at = time.time()
         for name in ("jobs", "logs", "tmp"):
             (self.home / name).mkdir(parents=True, exist_ok=True)
-        self._monitor = HostMonitor(self.home, self._gate)
+        self._monitor = HostMonitor(self.home, self._gate, ProcessWatch(self.home, self._leaders).describer)
+        self._samples = SampleStore()
+        self._sampler = Sampler(self._monitor.take, self._samples)
+        self._originals = Originals(self.home, self._gate)
         self._power = threading.Lock()
         self._changed = threading.Condition()
         self._changes = 0
@@ -82,6 +88,7 @@ class Agent:
         self._live = {folder.key for folder in all_attempts(self.home) if folder.exit() is None and folder.is_held()}
         if self._live:
             log.info("adopted %s", ", ".join(f"job {job} attempt {attempt}" for job, attempt in sorted(self._live)))
+        self._sampler.start()
 
     def describe(self) -> HostFacts:
         """What doesn't change while this agent runs."""
@@ -216,9 +223,15 @@ class Agent:
         return StopAnswer(ended=sorted(seen - set(left)), still_running=left)
 
     def shutdown(self) -> None:
-        """Ends waiting polls and lets go of NVML. Jobs go on."""
+        """Ends waiting polls, puts back what GPUs were before where that was asked, lets go of NVML. Jobs go on."""
+        if self._ended:
+            return
         self._starts_nothing = self._ended = True
         self._announce_change()
+        self._sampler.stop()
+        with self._power:
+            self._originals.restore()
+        self._monitor.close()
         self._gate.close()
 
     # --- Reports ---
@@ -227,7 +240,8 @@ class Agent:
         """What lies behind each cursor. Stateless: the caller keeps the offsets.
 
         Returns as soon as there is news (whole new lines, or an attempt that has ended and is drained), when a job
-        was launched or a limit set, or else after `wait_seconds` (at most 30) with nothing new.
+        was launched or a limit set, or else after `wait_seconds` (at most 30) with nothing new. With it comes the last
+        reading, which a thread takes every second, and the samples after `samples_after` (`SampleStore.after`).
         """
         deadline = time.monotonic() + min(max(wait_seconds, 0.0), MAX_WAIT_SECONDS)
         seen = self._changes
@@ -239,9 +253,13 @@ class Agent:
             with self._changed:
                 if self._changes == seen:
                     self._changed.wait(min(TICK_SECONDS, rest) if cursors else rest)
-        live = self._live_now()
-        reading = self._monitor.reading(self._job_of_pid)
-        return PollAnswer(now=time.time(), attempts=attempts, reading=reading, samples=[], live=live)
+        return PollAnswer(
+            attempts=attempts,
+            live=self._live_now(),
+            reading=self._monitor.reading(),
+            samples=self._samples.after(samples_after),
+            now=time.time(),
+        )
 
     def _news_of_all(self, cursors: Sequence[Cursor]) -> tuple[list[AttemptNews], bool]:
         room, is_news = ANSWER_BYTES, False
@@ -291,13 +309,42 @@ class Agent:
 
     # --- The host ---
 
-    def set_power(self, gpu_uuid: str, watts: float, strict: bool = False) -> PowerAnswer:
-        """Sets a GPU's power limit. Raises AgentFaultError (`unknown_gpu`, `out_of_range`, `bad_call`)."""
+    def set_power(
+        self, gpu_uuid: str, watts: float, strict: bool = False, restore_at_stop: bool = False
+    ) -> PowerAnswer:
+        """Sets a GPU's power limit. Raises AgentFaultError (`unknown_gpu`, `out_of_range`, `bad_call`).
+
+        `restore_at_stop`: this agent, or one that follows it, puts the limit before the first change back at its end.
+        """
         with self._power:
+            self._originals.remember(gpu_uuid, "power_limit_watts", restore=restore_at_stop)
             answer = set_power(self._gate, gpu_uuid, watts, strict=strict)
         log.info("power of %s: asked %g W, now %s W (%s)", gpu_uuid, watts, answer["applied_watts"], answer["reason"])
+        self._note_host_change()
+        return answer
+
+    def set_persistence(self, gpu_uuid: str, enabled: bool, restore_at_stop: bool = False) -> PersistenceAnswer:
+        """Sets a GPU's persistence mode. Raises AgentFaultError (`unknown_gpu`, `bad_call`)."""
+        with self._power:
+            self._originals.remember(gpu_uuid, "persistence_mode", restore=restore_at_stop)
+            answer = set_persistence(self._gate, gpu_uuid, enabled)
+        log.info("persistence of %s: asked %s, now %s (%s)", gpu_uuid, enabled, answer["enabled"], answer["reason"])
+        self._note_host_change()
+        return answer
+
+    def end_process(self, pid: int, start_ticks: int, boot_id: str, others: bool = False) -> EndAnswer:
+        """Ends a process that holds GPU memory and that no live job owns; answers within ten seconds.
+
+        Raises AgentFaultError: `bad_call`, `other_process`, `not_on_gpu`, `belongs_to_job`, `not_ours` (unless
+        `others`), `not_permitted`.
+        """
         self._monitor.expire()
-        self._announce_change()
+        identity = check_may_end(pid, start_ticks, boot_id, self._monitor.reading(), others=others)
+        if identity is None:
+            return EndAnswer(ended=False, reason=f"Process {pid} had ended before.")
+        answer = end_process(identity)
+        log.info("end of process %d: %s", pid, answer)
+        self._note_host_change()
         return answer
 
     # --- Inside ---
@@ -321,21 +368,15 @@ class Agent:
             self._live -= gone
         return [key for key in known if key not in gone]
 
-    def _job_of_pid(self, pid: int) -> int | None:
-        """The job that a process belongs to: it is in the job's process group, or descends from the job."""
-        leaders = {}
-        for key in self._live_now():
-            if identity := AttemptFolder(self.home, *key).job_identity():
-                leaders[identity.pid] = key[0]
-        if not leaders:
-            return None
-        try:
-            if (leader := os.getpgid(pid)) in leaders:
-                return leaders[leader]
-            ancestors = [parent.pid for parent in psutil.Process(pid).parents()]
-        except (OSError, psutil.Error):
-            return None
-        return next((leaders[parent] for parent in ancestors if parent in leaders), None)
+    def _note_host_change(self) -> None:
+        """The next poll shows it at once."""
+        self._monitor.expire()
+        self._announce_change()
+
+    def _leaders(self) -> dict[int, int]:
+        """The jobs of the live attempts by the pid of the process that leads the job's process group."""
+        folders = (AttemptFolder(self.home, *key) for key in self._live_now())
+        return {job.pid: folder.job_id for folder in folders if (job := folder.job_identity()) is not None}
 
 
 def _size(path: Path) -> int:

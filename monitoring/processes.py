@@ -40,6 +40,12 @@ def is_same(identity: ProcessIdentity) -> bool:
     return identify(identity.pid) == identity
 
 
+def is_alive(identity: ProcessIdentity) -> bool:
+    """Whether it is still the same process and no zombie: a zombie holds nothing and only waits for its parent."""
+    stat = _read_stat(identity.pid)
+    return stat is not None and is_same(identity) and stat.state not in "ZX"
+
+
 def catches(pid: int, number: signal.Signals) -> bool:
     """Whether a process has a handler of its own for a signal; False for a process that is gone."""
     try:
@@ -63,8 +69,7 @@ def send(identity: ProcessIdentity, number: signal.Signals) -> bool:
     try:
         # The handle holds on to the process that has the pid now, so nothing can change between check and signal.
         handle = _open_handle(identity.pid)
-        stat = _read_stat(identity.pid)
-        if not is_same(identity) or stat is None or stat.state in "ZX":
+        if not is_alive(identity):
             return False
         if handle is None:
             os.kill(identity.pid, number)

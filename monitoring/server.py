@@ -36,6 +36,8 @@ CALLS: dict[str, Call] = {
     "signal": lambda agent, args: agent.signal(**{**args, "wish": Wish(args["wish"])}),
     "poll": lambda agent, args: agent.poll(**args),
     "set_power": lambda agent, args: agent.set_power(**args),
+    "set_persistence": lambda agent, args: agent.set_persistence(**args),
+    "end_process": lambda agent, args: agent.end_process(**args),
     "read_log": lambda agent, args: agent.read_log(**args),
     "read_agent_log": lambda agent, args: agent.read_agent_log(**args),
     "stop_all": lambda agent, args: agent.stop_all(**args),

@@ -1,7 +1,4 @@
-"""What a host is and how it does: processor, memory, disks and GPUs.
-
-Runs in the agent. A reading is taken at most once a second, however many ask.
-"""
+"""What a host is and how it does: processor, memory, disks, network and GPUs. Runs in the agent."""
 
 import importlib.metadata
 import os
@@ -14,44 +11,67 @@ from pathlib import Path
 
 import psutil
 
-from monitoring.nvml import JobOfPid, NvmlGate
+from monitoring.cards import DescribeProcess
+from monitoring.host_sensors import SETTLED_SECONDS, NetworkMeter, SlowSensors
+from monitoring.nvml import NvmlGate
 from monitoring.processes import boot_id
-from monitoring.wire import DiskReading, HostFacts, HostReading
-
-READING_SECONDS = 1.0
-PACKED_FILE_SYSTEMS = frozenset({"squashfs", "iso9660", "erofs"})
-"""Always full by nature; they say nothing about room."""
+from monitoring.wire import HostFacts, HostReading
 
 
 class HostMonitor:
-    """Takes readings of this host. Thread-safe."""
+    """Takes readings of this host and keeps the last. Thread-safe. `describer` makes a function for one reading."""
 
-    def __init__(self, home: Path, gate: NvmlGate, clock: Callable[[], float] = time.monotonic) -> None:
-        self._home = home
+    def __init__(self, home: Path, gate: NvmlGate, describer: Callable[[], DescribeProcess]) -> None:
         self._gate = gate
-        self._clock = clock
-        self._lock = threading.Lock()
+        self._describer = describer
+        self._taking = threading.Lock()
+        self._state = threading.Lock()
         self._last: HostReading | None = None
-        self._last_at = 0.0
+        self._generation = 0
+        self._slow = SlowSensors(home)
+        self._network = NetworkMeter()
         self._cpu_last = psutil.cpu_times()
+        self._cpu_last_at = time.monotonic()
         self._cpu_percent = 0.0
 
-    def reading(self, job_of_pid: JobOfPid) -> HostReading:
-        """The host now, or up to a second ago. `job_of_pid` tells which job a process on a GPU belongs to."""
-        with self._lock:
-            if self._last is None or self._clock() - self._last_at >= READING_SECONDS:
-                self._last = self._read(job_of_pid)
-                self._last_at = self._clock()
-            return self._last
+    def reading(self) -> HostReading:
+        """The last reading that was taken, or a fresh one where there is none or something was changed since."""
+        return self._kept() or self._take_unless_kept()
+
+    def take(self) -> HostReading:
+        """Takes a reading now. Two threads take turns."""
+        with self._taking:
+            return self._take()
 
     def expire(self) -> None:
         """Makes the next reading a fresh one: something was changed."""
-        with self._lock:
+        with self._state:
+            self._generation += 1
             self._last = None
 
-    def _read(self, job_of_pid: JobOfPid) -> HostReading:
-        memory = psutil.virtual_memory()
-        snapshot = self._gate.read(job_of_pid)
+    def close(self) -> None:
+        """Lets the threads behind it end."""
+        self._slow.close()
+
+    def _kept(self) -> HostReading | None:
+        with self._state:
+            return self._last
+
+    def _take_unless_kept(self) -> HostReading:
+        with self._taking:
+            return self._kept() or self._take()
+
+    def _take(self) -> HostReading:
+        generation = self._generation
+        reading = self._read()
+        with self._state:
+            if generation == self._generation:  # else it may show what was before the change
+                self._last = reading
+        return reading
+
+    def _read(self) -> HostReading:
+        memory, swap, slow = psutil.virtual_memory(), psutil.swap_memory(), self._slow.read()
+        snapshot = self._gate.read(self._describer())
         return HostReading(
             time=time.time(),
             cpu_percent=self._read_cpu_percent(),
@@ -59,47 +79,26 @@ class HostMonitor:
             load_1m=os.getloadavg()[0],
             memory_used_bytes=memory.total - memory.available,
             memory_total_bytes=memory.total,
-            swap_used_bytes=psutil.swap_memory().used,
-            swap_total_bytes=psutil.swap_memory().total,
-            disks=read_disks(self._home),
-            networks=[],
-            temperatures=[],
-            clock_synchronized=None,
+            swap_used_bytes=swap.used,
+            swap_total_bytes=swap.total,
+            disks=slow.disks,
+            networks=self._network.read(),
+            temperatures=slow.temperatures,
+            clock_synchronized=slow.clock_synchronized,
             gpus=snapshot.gpus,
             gpu_fault=snapshot.fault,
-            gpu_fault_since=None,
+            gpu_fault_since=snapshot.fault_since,
         )
 
     def _read_cpu_percent(self) -> float:
         """Busy time since the last reading. (psutil's own function measures per calling thread; each poll has one.)"""
         last, now = self._cpu_last, psutil.cpu_times()
         total = sum(now[:8]) - sum(last[:8])  # user to steal; guest time is part of user time
-        if total > 0:
+        if total > 0 and time.monotonic() - self._cpu_last_at >= SETTLED_SECONDS:
             idle = now.idle + now.iowait - last.idle - last.iowait
             self._cpu_percent = round(min(max(100 * (1 - idle / total), 0.0), 100.0), 1)
-            self._cpu_last = now
+            self._cpu_last, self._cpu_last_at = now, time.monotonic()
         return self._cpu_percent
-
-
-def read_disks(home: Path) -> list[DiskReading]:
-    """The file system that holds `home`, first, and the host's other local ones, each once."""
-    mounts = [_mount_of(home)]
-    mounts += [Path(p.mountpoint) for p in psutil.disk_partitions() if p.fstype not in PACKED_FILE_SYSTEMS]
-    seen: set[int] = set()
-    disks: list[DiskReading] = []
-    for mount in mounts:
-        try:
-            device = mount.stat().st_dev
-            usage = psutil.disk_usage(str(mount))
-        except OSError:
-            continue  # a mount that we may not look at, or that went away
-        # A bind mount of a single file (containers have several) is no disk.
-        if device in seen or not mount.is_dir() or usage.total == 0:
-            continue
-        seen.add(device)
-        # As df has it: what root keeps for itself counts neither as used nor as free.
-        disks.append(DiskReading(mount=str(mount), used_bytes=usage.used, total_bytes=usage.used + usage.free))
-    return disks
 
 
 def host_facts(home: Path, gate: NvmlGate, started_at: float) -> HostFacts:
@@ -120,13 +119,6 @@ def host_facts(home: Path, gate: NvmlGate, started_at: float) -> HostFacts:
         cuda_driver_version=cuda,
         home=str(home),
     )
-
-
-def _mount_of(path: Path) -> Path:
-    path = path.resolve()
-    while not path.is_mount() and path != path.parent:
-        path = path.parent
-    return path
 
 
 def _cpu_name() -> str:

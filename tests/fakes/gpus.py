@@ -2,7 +2,10 @@
 
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from monitoring.cards import REASONS
 
 FAKES = Path(__file__).parent
 
@@ -14,7 +17,20 @@ def build_nvml(folder: Path) -> Path:
     assert compiler, "the tests need a C compiler: apt-get install gcc"
     soname = f"-Wl,-soname,{library.name}"
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", soname, "-o", library, FAKES / "nvml.c"],
+        [
+            compiler,
+            "-shared",
+            "-fPIC",
+            "-O1",
+            "-pthread",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            soname,
+            "-o",
+            library,
+            FAKES / "nvml.c",
+        ],
         check=True,
     )
     return library
@@ -35,6 +51,27 @@ class FakeGpus:
     def set_gpu(self, index: int, **values: object) -> None:
         """Sets keys of one GPU."""
         self.set(**{f"{index}.{key}": value for key, value in values.items()})
+
+    def set_power_curve(self, index: int, points: Sequence[tuple[float, float]]) -> None:
+        """What a GPU draws over time: (Unix seconds, watts), straight lines between them."""
+        self.set_gpu(index, power_curve=",".join(f"{moment:.3f}:{watts * 1000:.0f}" for moment, watts in points))
+
+    def set_processes(self, index: int, memory_of_pid: Mapping[int, int]) -> None:
+        """Which processes hold how many bytes of a GPU's memory."""
+        self.set_gpu(index, processes=",".join(f"{pid}:{used}" for pid, used in memory_of_pid.items()))
+
+    def set_throttle_reasons(self, index: int, *reasons: str) -> None:
+        """The clocks-event reasons in force, in the words of `monitoring.cards.REASONS`."""
+        bits = {name: bit for bit, name in REASONS.items()}
+        self.set_gpu(index, reasons=sum(bits[name] for name in reasons))
+
+    def lose(self, index: int, *, lost: bool = True) -> None:
+        """A GPU falls off the bus, or is back."""
+        self.set_gpu(index, lost=int(lost))
+
+    def hang(self, *calls: str) -> None:
+        """These NVML calls don't return until others (or none) are named."""
+        self.set(hang=",".join(calls))
 
     def uuid(self, index: int) -> str:
         """The UUID that a GPU has unless the file says otherwise."""

@@ -1,30 +1,44 @@
 /* A stand-in for NVIDIA's libnvidia-ml.so.1, for tests on machines without a GPU.
  *
- * The environment variable FAKE_NVML names a text file of `key=value` lines, read anew at every call; of a key that
- * stands twice, the last line counts. A GPU's keys start with its index:
+ * The environment variable FAKE_NVML names a text file of `key=value` lines, read anew whenever it has changed (a stat a
+ * call); of a key that stands twice, the last line counts. A GPU's keys start with its index:
  *
- *   count=2  driver=550.54.14  cuda=12040            the host
+ *   count=2  driver=550.54.14  cuda=12040            the host; at most 16 GPUs
  *   0.name= 0.uuid=                                  default "Simulated RTX 3090", "GPU-00000000-0000-0000-0000-00000000000N"
- *   0.temperature= 0.fan= 0.utilization=             "none" stands for a sensor that the card lacks
+ *   0.temperature= 0.fan= 0.utilization=             "none" stands for a sensor that the card lacks, "fails" for an
+ *                                                    error that may pass; so with all numbers
  *   0.power= 0.limit= 0.limit_default= 0.limit_min= 0.limit_max=      milliwatts
+ *   0.power_curve=TIME:MILLIWATTS,TIME:MILLIWATTS    instead of power: straight lines between points (Unix seconds)
  *   0.memory_total= 0.memory_used=                   bytes
+ *   0.clock_sm= 0.clock_sm_max= 0.clock_memory= 0.clock_memory_max=   MHz
+ *   0.performance_state= 0.reasons=                  reasons: the bits of the clocks-event reasons, as a number
+ *   0.pcie_generation= 0.pcie_generation_max= 0.pcie_width= 0.pcie_width_max= 0.pcie_sent= 0.pcie_received=    KB/s
+ *   0.ecc= 0.ecc_corrected= 0.ecc_uncorrected=       default "none", as on a consumer card
+ *   0.persistence=1                                  default 0
  *   0.processes=PID:BYTES,PID:BYTES
  *   0.lost=1                                         fallen off the bus
+ *   0.vanish=during | after                          falls off the bus when something of it is changed; `after`: the
+ *                                                    change is accepted first
  *   missing=nvmlDeviceGetTemperatureV,...            calls that this driver doesn't have
  *   refuse=permission | unsupported                  what a change of the power limit gets
+ *   refuse_persistence=permission | unsupported      what a change of the persistence mode gets
  *   deaf=1                                           a change is accepted and not done
- *   hang=nvmlDeviceGetCount_v2                       a call that doesn't return while the line stands last
+ *   hang=nvmlDeviceGetCount_v2,...                   calls that don't return while the line stands last
  *   init=driver_not_loaded                           the library is there, the kernel module isn't
+ *   resets=1                                         how often the driver was reset: what was opened before answers no more
  *
  * Structures and codes are those of NVML's API reference.
  */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
-    OK = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
+    OK = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NO_PERMISSION = 4, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7,
     DRIVER_NOT_LOADED = 9, FUNCTION_NOT_FOUND = 13, GPU_IS_LOST = 15, UNKNOWN = 999
 };
 
@@ -36,24 +50,56 @@ typedef struct { unsigned version; unsigned sensor; int temperature; } temperatu
 typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; } process_t;
 
 static device_t devices[16];
+static char opened_resets[16] = "0"; /* the value of `resets` when the library was initialised */
+
+/* The file's text, kept until the file changes. Guarded by `guard`. */
+static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
+static char *text = NULL;
+static char text_path[4096] = "";
+static struct stat text_stat;
+
+static void load(const char *path) {
+    struct stat now;
+    FILE *file;
+    size_t length;
+    if (stat(path, &now) != 0) memset(&now, 0, sizeof now);
+    if (text && strcmp(path, text_path) == 0 && now.st_ino == text_stat.st_ino && now.st_size == text_stat.st_size &&
+        now.st_mtim.tv_sec == text_stat.st_mtim.tv_sec && now.st_mtim.tv_nsec == text_stat.st_mtim.tv_nsec)
+        return;
+    free(text);
+    text = calloc((size_t)now.st_size + 2, 1);
+    text[0] = '\n'; /* so that every key stands behind a line's end */
+    file = fopen(path, "r");
+    length = file ? fread(text + 1, 1, (size_t)now.st_size, file) : 0;
+    text[length + 1] = 0;
+    if (file) fclose(file);
+    snprintf(text_path, sizeof text_path, "%s", path);
+    text_stat = now;
+}
 
 /* The value of the last line with this key, or NULL. */
 static const char *find(const char *key, char *value, size_t size) {
-    const char *path = getenv("FAKE_NVML");
-    FILE *file = path ? fopen(path, "r") : NULL;
-    char line[4096];
-    int found = 0;
+    const char *path = getenv("FAKE_NVML"), *line, *found = NULL;
     size_t length = strlen(key);
-    if (!file) return NULL;
-    while (fgets(line, sizeof line, file)) {
-        line[strcspn(line, "\r\n")] = 0;
-        if (strncmp(line, key, length) == 0 && line[length] == '=') {
-            snprintf(value, size, "%s", line + length + 1);
-            found = 1;
-        }
+    if (!path) return NULL;
+    pthread_mutex_lock(&guard);
+    load(path);
+    for (line = text; (line = strchr(line, '\n')); ) {
+        line++;
+        if (strncmp(line, key, length) == 0 && line[length] == '=') found = line + length + 1;
     }
-    fclose(file);
+    if (found) snprintf(value, size, "%.*s", (int)strcspn(found, "\r\n"), found);
+    pthread_mutex_unlock(&guard);
     return found ? value : NULL;
+}
+
+/* Appends a line to the file: what was changed, or what became of a card. */
+static int note(const char *line) {
+    FILE *file = fopen(getenv("FAKE_NVML"), "a");
+    if (!file) return UNKNOWN;
+    fputs(line, file);
+    fclose(file);
+    return OK;
 }
 
 static const char *find_of(device_t *device, const char *name, char *value, size_t size) {
@@ -65,9 +111,10 @@ static const char *find_of(device_t *device, const char *name, char *value, size
 /* A number of a GPU, or NOT_SUPPORTED for "none". */
 static int number_of(device_t *device, const char *name, unsigned long long otherwise, unsigned long long *number) {
     char value[64];
-    const char *text = find_of(device, name, value, sizeof value);
-    if (text && strcmp(text, "none") == 0) return NOT_SUPPORTED;
-    *number = text ? strtoull(text, NULL, 10) : otherwise;
+    const char *said = find_of(device, name, value, sizeof value);
+    if (said && strcmp(said, "none") == 0) return NOT_SUPPORTED;
+    if (said && strcmp(said, "fails") == 0) return UNKNOWN;
+    *number = said ? strtoull(said, NULL, 0) : otherwise;
     return OK;
 }
 
@@ -79,10 +126,17 @@ static int lists(const char *key, const char *name) {
     return 0;
 }
 
+static void read_resets(char *value, size_t size) {
+    if (!find("resets", value, size)) snprintf(value, size, "0");
+}
+
 /* What every call does first: hang or be missing, as the file has it. */
 static int enter(const char *function) {
+    char resets[16];
     while (lists("hang", function)) usleep(10000);
-    return lists("missing", function) ? FUNCTION_NOT_FOUND : OK;
+    if (lists("missing", function)) return FUNCTION_NOT_FOUND;
+    read_resets(resets, sizeof resets);
+    return strcmp(resets, opened_resets) == 0 ? OK : UNINITIALIZED;
 }
 
 static int enter_of(device_t *device, const char *function) {
@@ -111,6 +165,8 @@ static unsigned count_devices(void) {
 
 const char *nvmlErrorString(int code) {
     switch (code) {
+    case UNINITIALIZED: return "Uninitialized";
+    case INVALID_ARGUMENT: return "Invalid Argument";
     case NOT_SUPPORTED: return "Not Supported";
     case NO_PERMISSION: return "Insufficient Permissions";
     case DRIVER_NOT_LOADED: return "Driver Not Loaded";
@@ -125,6 +181,7 @@ int nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     if (!getenv("FAKE_NVML")) return DRIVER_NOT_LOADED;
     if (find("init", value, sizeof value) && strcmp(value, "driver_not_loaded") == 0) return DRIVER_NOT_LOADED;
+    read_resets(opened_resets, sizeof opened_resets);
     return enter("nvmlInitWithFlags");
 }
 
@@ -211,7 +268,31 @@ int nvmlDeviceGetFanSpeed(device_t *device, unsigned *percent) {
     return read_unsigned(device, "nvmlDeviceGetFanSpeed", "fan", 41, percent);
 }
 
+/* The curve's value now: straight between its points, flat before and behind them. */
+static double on_curve(char *curve, double now) {
+    double time = 0, watts = 0, last_time = 0, last_watts = 0;
+    char *item;
+    int points = 0;
+    while ((item = strsep(&curve, ","))) {
+        if (sscanf(item, "%lf:%lf", &time, &watts) != 2) continue;
+        if (now <= time)
+            return points ? last_watts + (watts - last_watts) * (now - last_time) / (time - last_time) : watts;
+        last_time = time;
+        last_watts = watts;
+        points++;
+    }
+    return last_watts;
+}
+
 int nvmlDeviceGetPowerUsage(device_t *device, unsigned *milliwatts) {
+    char curve[4096];
+    struct timespec now;
+    if (device && find_of(device, "power_curve", curve, sizeof curve) && *curve) {
+        int code = enter_of(device, "nvmlDeviceGetPowerUsage");
+        clock_gettime(CLOCK_REALTIME, &now);
+        *milliwatts = (unsigned)(on_curve(curve, (double)now.tv_sec + (double)now.tv_nsec / 1e9) + 0.5);
+        return code;
+    }
     return read_unsigned(device, "nvmlDeviceGetPowerUsage", "power", 142500, milliwatts);
 }
 
@@ -229,22 +310,122 @@ int nvmlDeviceGetPowerManagementLimitConstraints(device_t *device, unsigned *low
     return read_unsigned(device, "nvmlDeviceGetPowerManagementLimitConstraints", "limit_max", 366000, high);
 }
 
+/* Whether a change is refused, and what becomes of the card meanwhile. */
+static int before_change(device_t *device, const char *function, const char *refuse) {
+    char value[16], line[64];
+    int code = enter_of(device, function);
+    if (code != OK) return code;
+    if (find_of(device, "vanish", value, sizeof value) && strcmp(value, "during") == 0) {
+        snprintf(line, sizeof line, "%u.lost=1\n", device->index);
+        note(line);
+        return GPU_IS_LOST;
+    }
+    if (lists(refuse, "permission")) return NO_PERMISSION;
+    if (lists(refuse, "unsupported")) return NOT_SUPPORTED;
+    return OK;
+}
+
+static int do_change(device_t *device, const char *name, unsigned number) {
+    char value[16], line[96];
+    int code = OK;
+    if (!lists("deaf", "1")) {
+        snprintf(line, sizeof line, "%u.%s=%u\n", device->index, name, number);
+        code = note(line);
+    }
+    if (find_of(device, "vanish", value, sizeof value) && strcmp(value, "after") == 0) {
+        snprintf(line, sizeof line, "%u.lost=1\n", device->index);
+        code = note(line);
+    }
+    return code;
+}
+
 int nvmlDeviceSetPowerManagementLimit(device_t *device, unsigned milliwatts) {
     unsigned low = 0, high = 0;
-    int code = enter_of(device, "nvmlDeviceSetPowerManagementLimit");
-    FILE *file;
+    int code = before_change(device, "nvmlDeviceSetPowerManagementLimit", "refuse");
+    if (code == OK) code = nvmlDeviceGetPowerManagementLimitConstraints(device, &low, &high);
+    if (code == OK && (milliwatts < low || milliwatts > high)) code = INVALID_ARGUMENT;
+    return code == OK ? do_change(device, "limit", milliwatts) : code;
+}
+
+int nvmlDeviceGetPersistenceMode(device_t *device, unsigned *mode) {
+    return read_unsigned(device, "nvmlDeviceGetPersistenceMode", "persistence", 0, mode);
+}
+
+int nvmlDeviceSetPersistenceMode(device_t *device, unsigned mode) {
+    int code = before_change(device, "nvmlDeviceSetPersistenceMode", "refuse_persistence");
+    if (code == OK && mode > 1) code = INVALID_ARGUMENT;
+    return code == OK ? do_change(device, "persistence", mode) : code;
+}
+
+/* type: 1 SM, 2 memory */
+int nvmlDeviceGetClockInfo(device_t *device, unsigned type, unsigned *mhz) {
+    if (type == 2) return read_unsigned(device, "nvmlDeviceGetClockInfo", "clock_memory", 9501, mhz);
+    return read_unsigned(device, "nvmlDeviceGetClockInfo", "clock_sm", 1695, mhz);
+}
+
+int nvmlDeviceGetMaxClockInfo(device_t *device, unsigned type, unsigned *mhz) {
+    if (type == 2) return read_unsigned(device, "nvmlDeviceGetMaxClockInfo", "clock_memory_max", 9751, mhz);
+    return read_unsigned(device, "nvmlDeviceGetMaxClockInfo", "clock_sm_max", 2100, mhz);
+}
+
+int nvmlDeviceGetPerformanceState(device_t *device, unsigned *state) {
+    return read_unsigned(device, "nvmlDeviceGetPerformanceState", "performance_state", 2, state);
+}
+
+static int read_reasons(device_t *device, const char *function, unsigned long long *reasons) {
+    int code = enter_of(device, function);
+    return code == OK ? number_of(device, "reasons", 4, reasons) : code;
+}
+
+int nvmlDeviceGetCurrentClocksEventReasons(device_t *device, unsigned long long *reasons) {
+    return read_reasons(device, "nvmlDeviceGetCurrentClocksEventReasons", reasons);
+}
+
+int nvmlDeviceGetCurrentClocksThrottleReasons(device_t *device, unsigned long long *reasons) {
+    return read_reasons(device, "nvmlDeviceGetCurrentClocksThrottleReasons", reasons);
+}
+
+int nvmlDeviceGetCurrPcieLinkGeneration(device_t *device, unsigned *generation) {
+    return read_unsigned(device, "nvmlDeviceGetCurrPcieLinkGeneration", "pcie_generation", 4, generation);
+}
+
+int nvmlDeviceGetMaxPcieLinkGeneration(device_t *device, unsigned *generation) {
+    return read_unsigned(device, "nvmlDeviceGetMaxPcieLinkGeneration", "pcie_generation_max", 4, generation);
+}
+
+int nvmlDeviceGetCurrPcieLinkWidth(device_t *device, unsigned *lanes) {
+    return read_unsigned(device, "nvmlDeviceGetCurrPcieLinkWidth", "pcie_width", 16, lanes);
+}
+
+int nvmlDeviceGetMaxPcieLinkWidth(device_t *device, unsigned *lanes) {
+    return read_unsigned(device, "nvmlDeviceGetMaxPcieLinkWidth", "pcie_width_max", 16, lanes);
+}
+
+/* Watches the bus for 20 ms, as the real one does. counter: 0 sent, 1 received */
+int nvmlDeviceGetPcieThroughput(device_t *device, unsigned counter, unsigned *kilobytes_per_second) {
+    const char *function = "nvmlDeviceGetPcieThroughput";
+    int code = counter ? read_unsigned(device, function, "pcie_received", 2500, kilobytes_per_second)
+                       : read_unsigned(device, function, "pcie_sent", 1200, kilobytes_per_second);
+    if (code == OK) usleep(20000);
+    return code;
+}
+
+int nvmlDeviceGetEccMode(device_t *device, unsigned *current, unsigned *pending) {
+    char value[16];
+    int code = enter_of(device, "nvmlDeviceGetEccMode");
     if (code != OK) return code;
-    if (lists("refuse", "permission")) return NO_PERMISSION;
-    if (lists("refuse", "unsupported")) return NOT_SUPPORTED;
-    if (lists("deaf", "1")) return OK;
-    code = nvmlDeviceGetPowerManagementLimitConstraints(device, &low, &high);
-    if (code != OK) return code;
-    if (milliwatts < low || milliwatts > high) return INVALID_ARGUMENT;
-    file = fopen(getenv("FAKE_NVML"), "a");
-    if (!file) return UNKNOWN;
-    fprintf(file, "%u.limit=%u\n", device->index, milliwatts);
-    fclose(file);
+    if (!find_of(device, "ecc", value, sizeof value) || strcmp(value, "none") == 0) return NOT_SUPPORTED;
+    *current = *pending = (unsigned)atoi(value);
     return OK;
+}
+
+/* error: 0 corrected, 1 uncorrected; counter: 0 volatile */
+int nvmlDeviceGetTotalEccErrors(device_t *device, unsigned error, unsigned counter, unsigned long long *count) {
+    unsigned current = 0, pending = 0;
+    int code = enter_of(device, "nvmlDeviceGetTotalEccErrors");
+    if (code == OK) code = nvmlDeviceGetEccMode(device, &current, &pending);
+    if (code == OK && (!current || counter != 0)) code = NOT_SUPPORTED;
+    return code == OK ? number_of(device, error ? "ecc_uncorrected" : "ecc_corrected", 0, count) : code;
 }
 
 int nvmlDeviceGetComputeRunningProcesses_v3(device_t *device, unsigned *count, process_t *processes) {

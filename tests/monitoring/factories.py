@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 from monitoring.agent import Agent
 from monitoring.events import JobSpec
 from monitoring.folders import AttemptFolder
+from monitoring.processes import boot_id
 from monitoring.server import ask
+from monitoring.wire import GpuProcess
 
 T = TypeVar("T")
 
@@ -28,6 +30,14 @@ def make_spec(job_id: int = 1, attempt: int = 1, *, kind: str = "sleeper", **con
     """A spec of the sleeper (or of another kind of COMMANDS), as the control plane would send it."""
     spec = JobSpec(job_id=job_id, attempt=attempt, kind=kind, verb="", host="here", output_dir="runs/1", config=config)
     return spec.to_json()
+
+
+def nobodys(pid: int, memory_used_bytes: int | None) -> GpuProcess:
+    """A process on a GPU of which nothing else is known."""
+    return GpuProcess(
+        pid=pid, start_ticks=None, boot_id=boot_id(), memory_used_bytes=memory_used_bytes, command="", user=None,
+        started_at=None, job_id=None, is_ours=False,
+    )  # fmt: skip
 
 
 def wait_for(condition: Callable[[], T | None], what: str = "the condition") -> T:

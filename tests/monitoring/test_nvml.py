@@ -9,15 +9,20 @@ from pathlib import Path
 from monitoring.agent import Agent
 from monitoring.nvml import HUNG, NO_LIBRARY, GpuSnapshot, NvmlGate
 from tests.fakes.gpus import FakeGpus
-from tests.monitoring.factories import CHECKOUT, COMMANDS, kill_all, make_spec, wait_for
+from tests.monitoring.factories import CHECKOUT, COMMANDS, kill_all, make_spec, nobodys, wait_for
 
 
 def read(gate: NvmlGate) -> GpuSnapshot:
-    return gate.read(lambda pid: None)
+    return gate.read(nobodys)
 
 
 def test_a_gpu_is_read_in_plain_units(gpus: FakeGpus, gate: NvmlGate) -> None:
     gpus.set_gpu(0, temperature=61, memory_used=2 << 30, power=201500, limit=280000, fan=55, utilization=90)
+    gpus.set_gpu(0, clock_sm=1410, clock_memory=9000, performance_state=0, ecc=1, ecc_corrected=3, persistence=1)
+    gpus.set_gpu(0, pcie_generation=3, pcie_width=8, pcie_sent=1500, pcie_received=250)
+    gpus.set_throttle_reasons(0, "sw_power_cap", "hw_thermal_slowdown")
+    read(gate)  # PCIe throughput is measured after the reading
+    wait_for(lambda: read(gate).gpus[0]["pcie_sent_bytes_per_second"] is not None)
     snapshot = read(gate)
     assert snapshot.fault is None
     assert snapshot.gpus == [
@@ -36,7 +41,24 @@ def test_a_gpu_is_read_in_plain_units(gpus: FakeGpus, gate: NvmlGate) -> None:
             "power_limit_min_watts": 100.0,
             "power_limit_max_watts": 366.0,
             "fan_speed_percent": 55,
+            "clock_sm_mhz": 1410,
+            "clock_sm_max_mhz": 2100,
+            "clock_memory_mhz": 9000,
+            "clock_memory_max_mhz": 9751,
+            "performance_state": 0,
+            "throttle_reasons": ["sw_power_cap", "hw_thermal_slowdown"],
+            "pcie_generation": 3,
+            "pcie_generation_max": 4,
+            "pcie_width": 8,
+            "pcie_width_max": 16,
+            "pcie_sent_bytes_per_second": 1_500_000,
+            "pcie_received_bytes_per_second": 250_000,
+            "ecc_enabled": True,
+            "ecc_corrected_count": 3,
+            "ecc_uncorrected_count": 0,
+            "persistence_mode": True,
             "processes": [],
+            "unsupported": [],
             "fault": None,
         }
     ]
@@ -103,7 +125,11 @@ def test_a_hung_driver_costs_one_deadline_and_comes_back(gpus: FakeGpus, gate: N
 def test_a_driver_that_is_not_loaded_is_told_and_tried_again(gpus: FakeGpus) -> None:
     gate = NvmlGate(retry_seconds=0.0)
     gpus.set(init="driver_not_loaded")
-    assert read(gate) == GpuSnapshot([], "NVIDIA's driver can't be used: Driver Not Loaded.")
+    before = time.time()
+    snapshot = read(gate)
+    assert (snapshot.gpus, snapshot.fault) == ([], "NVIDIA's driver can't be used: Driver Not Loaded.")
+    assert snapshot.fault_since is not None and snapshot.fault_since >= before
+    assert read(gate).fault_since == snapshot.fault_since
     assert gate.versions() == (None, None)
     gpus.set(init="")
     assert len(read(gate).gpus) == 1
@@ -111,7 +137,7 @@ def test_a_driver_that_is_not_loaded_is_told_and_tried_again(gpus: FakeGpus) -> 
 
 
 def test_no_library_is_a_sentence() -> None:
-    program = "from monitoring.nvml import NvmlGate; print(NvmlGate().read(lambda pid: None))"
+    program = "from monitoring.nvml import NvmlGate; print(NvmlGate().read(None))"
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True
@@ -125,10 +151,10 @@ def test_processes_are_listed_with_the_jobs_that_own_them(gpus: FakeGpus, home: 
     gpus.set_gpu(0, processes=f"{pid}:1048576,{os.getpid()}:2097152,4000000:1")
     own = {item["pid"]: item for item in agent.poll([], 0.0)["reading"]["gpus"][0]["processes"]}
     assert pid is not None
-    assert own[pid] == {"pid": pid, "memory_used_bytes": 1 << 20, "command": own[pid]["command"], "job_id": 42}
+    assert (own[pid]["job_id"], own[pid]["is_ours"], own[pid]["memory_used_bytes"]) == (42, True, 1 << 20)
     assert own[pid]["command"].startswith("python")
-    assert own[os.getpid()]["job_id"] is None
-    assert own[4000000] == {"pid": 4000000, "memory_used_bytes": 1, "command": "", "job_id": None}
+    assert (own[os.getpid()]["job_id"], own[os.getpid()]["is_ours"]) == (None, False)
+    assert own[4000000] == nobodys(4000000, 1)
     kill_all(agent)
     agent.shutdown()
 
@@ -136,7 +162,7 @@ def test_processes_are_listed_with_the_jobs_that_own_them(gpus: FakeGpus, home: 
 def test_the_library_is_found_as_a_real_one_is(nvml_library: Path, tmp_path: Path) -> None:
     gpus = FakeGpus(tmp_path / "nvml.txt")
     gpus.set(count=8)
-    program = "from monitoring.nvml import NvmlGate; print(len(NvmlGate().read(lambda pid: None).gpus))"
+    program = "from monitoring.nvml import NvmlGate; print(len(NvmlGate().read(None).gpus))"
     environment = {**os.environ, "LD_LIBRARY_PATH": str(nvml_library.parent), "FAKE_NVML": str(gpus.path)}
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=True

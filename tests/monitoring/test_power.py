@@ -79,14 +79,14 @@ def test_a_host_without_sudo_says_so(
     monkeypatch.setenv("PATH", str(tmp_path))
     gpus.set(refuse="permission")
     answer = set_power(gate, gpus.uuid(0), 220, strict=False)
-    assert answer["reason"] == "Setting a power limit needs root, and sudo isn't installed."
+    assert answer["reason"] == "Setting a power limit of 220 W needs root, and sudo isn't installed."
 
 
 def test_a_card_without_a_limit_refuses_for_good(gpus: FakeGpus, gate: NvmlGate) -> None:
     gpus.set(refuse="unsupported")
     answer = set_power(gate, gpus.uuid(0), 220, strict=False)
     assert (answer["set"], answer["refused_by"], answer["fix"]) == (False, "nvml", None)
-    assert answer["reason"] == "The driver refused 220 W: Not Supported."
+    assert answer["reason"] == "The driver refused a power limit of 220 W: Not Supported."
 
 
 def test_what_counts_is_what_the_card_reads_back(gpus: FakeGpus, gate: NvmlGate) -> None:
@@ -101,7 +101,9 @@ def test_a_lost_gpu_refuses(gpus: FakeGpus, gate: NvmlGate) -> None:
     gpus.set_gpu(0, lost=1)
     answer = set_power(gate, gpus.uuid(0), 220, strict=False)
     assert (answer["set"], answer["applied_watts"], answer["refused_by"]) == (False, None, "nvml")
-    assert answer["reason"] == "The driver refused 220 W: GPU is lost."
+    assert (answer["reason"] or "").startswith(
+        f"GPU 0 (Simulated RTX 3090, {gpus.uuid(0)}) can't be read: GPU is lost. Reboot"
+    )
 
 
 def test_a_hung_driver_refuses_in_time(gpus: FakeGpus, gate: NvmlGate) -> None:
