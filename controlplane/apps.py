@@ -11,7 +11,9 @@ class ControlPlaneConfig(AppConfig):
     verbose_name = "Pilothouse"
 
     def ready(self) -> None:
-        """Connects the kinds of jobs; they import models, so it can't be done earlier."""
+        """Connects the kinds of jobs and the alerts; they import models, so it can't be done earlier."""
         from controlplane.kinds.registry import connect
+        from controlplane.services import run_alerts
 
         connect()
+        run_alerts.connect()

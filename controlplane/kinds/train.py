@@ -11,7 +11,7 @@ from controlplane.live.announce import publish
 from controlplane.models import Attempt, Checkpoint, Job, LanguageModel, Run, Sample
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.language_models import ModelState
-from controlplane.services import curves, datasets, models, run_facts
+from controlplane.services import curves, datasets, models, run_alerts, run_facts
 from monitoring import events as ev
 from monitoring.events import Artefact, Event, Inputs, JobSpec, encode_number
 
@@ -101,6 +101,7 @@ class TrainKind(JobKind):
     def _store(self, run: Run, fresh: dict[str, list[curves.Point]]) -> None:
         for key, points in fresh.items():
             curves.append(run, key, points)
+        run_alerts.look_at_points(run, fresh)
         Run.objects.filter(pk=run.pk).update(
             last=run.last, last_step=run.last_step, total_steps=run.total_steps, epoch=run.epoch,
             last_time=run.last_time, seconds_per_step=run.seconds_per_step,

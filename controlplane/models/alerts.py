@@ -12,6 +12,10 @@ class Severity(models.TextChoices):
     CRITICAL = "critical"
 
 
+RANK: dict[str, int] = {word: rank for rank, word in enumerate(Severity.values)}
+"""Severities in order: the higher the more urgent."""
+
+
 class Alert(models.Model):
     """One thing that happened or goes on. While `ended_at` is empty it goes on; the same one is open only once.
 
@@ -45,10 +49,16 @@ class Alert(models.Model):
 
 
 class AlertRoute(models.Model):
-    """Where alerts are sent: an Apprise URL (it holds secrets: shown masked). `rules` empty: all of them."""
+    """Where alerts are sent. `url` is Apprise's address, secrets and all: only `services.sending` reads it.
+
+    `masked_url` and `service` are what may be shown of it. `rules` empty: all of them. Between `quiet_from` and
+    `quiet_until` (local time; past midnight where `until` is the smaller) only critical alerts go out at once.
+    """
 
     name = models.CharField(max_length=100, unique=True)
     url = models.TextField()
+    masked_url = models.TextField()
+    service = models.CharField(max_length=100)
     minimum_severity = models.CharField(max_length=10, choices=Severity.choices, default=Severity.WARNING)
     rules = models.JSONField(default=list)
     quiet_from = models.TimeField(null=True, blank=True)
@@ -66,13 +76,34 @@ class AlertRoute(models.Model):
         return self.name
 
 
+class DeliveryStatus(models.TextChoices):
+    """What became of a delivery. `failed`: given up; `dropped`: no longer wanted when its time came."""
+
+    WAITING = "waiting"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+    DROPPED = "dropped"
+
+
+class DeliveryEvent(models.TextChoices):
+    """What a delivery tells: that it began, that it still goes on, that it is over."""
+
+    FIRED = "fired"
+    REMINDER = "reminder"
+    ENDED = "ended"
+
+
 class AlertDelivery(models.Model):
-    """One alert to be sent over one route, with what became of it. `event` is `fired` or `ended`."""
+    """One alert to be sent over one route, with what became of it.
+
+    `not_before`: when it is due; of one that is being sent, when its sender counts as dead and it is sent again.
+    """
 
     alert = models.ForeignKey(Alert, on_delete=models.CASCADE, related_name="deliveries")
     route = models.ForeignKey(AlertRoute, on_delete=models.CASCADE, related_name="deliveries")
-    event = models.CharField(max_length=8, default="fired")
-    status = models.CharField(max_length=10, default="waiting")
+    event = models.CharField(max_length=8, choices=DeliveryEvent.choices, default=DeliveryEvent.FIRED)
+    status = models.CharField(max_length=10, choices=DeliveryStatus.choices, default=DeliveryStatus.WAITING)
     tries = models.PositiveIntegerField(default=0)
     not_before = models.DateTimeField(default=timezone.now)
     error = models.TextField(blank=True)
@@ -81,6 +112,7 @@ class AlertDelivery(models.Model):
 
     class Meta:
         ordering = ["id"]
+        indexes = [models.Index(fields=["status", "not_before"])]
         constraints = [models.UniqueConstraint(fields=["alert", "route", "event"], name="alert_sent_once")]
 
     def __str__(self) -> str:

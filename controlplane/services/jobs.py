@@ -19,6 +19,9 @@ from controlplane.services.access import audit
 never_ran = Signal()
 """Sent inside the transaction that cancels a job which no process works on: its kind tells its noun (`job`)."""
 
+moved = Signal()
+"""Sent inside the transaction that changes a job's status (`job`, `before`: the status that it had)."""
+
 retried = Signal()
 """Sent inside the transaction that puts an ended job back into the queue (`job`)."""
 
@@ -100,6 +103,7 @@ def transition(job_id: int, to: str, *, reason: str, actor: Actor = SYSTEM, **fi
         job = get(job_id)
         audit(actor, "job.status", f"job {job_id}", before=before.status, after=to, reason=reason)
         announce(job)
+        moved.send(sender=Job, job=job, before=before.status)
         transaction.on_commit(bell.wake)
     return job
 
