@@ -1,11 +1,16 @@
-"""Where a job may run now, or why it has to wait. Runs in the dispatcher's thread."""
+"""Where a job may run now, or why it has to wait. Runs in the dispatcher's thread.
+
+A GPU takes as many training runs at once as the profile in force on it allows (`power.PROFILE_max_concurrent_jobs`), a
+run on several GPUs counts on each of them. A card that is too hot gets no job at all. A host without a GPU takes
+`jobs.max_concurrent_train` runs.
+"""
 
 from dataclasses import dataclass
 
 from controlplane.kinds.registry import kind_of
-from controlplane.models import Host, Job
+from controlplane.models import Gpu, Host, Job
 from controlplane.models.jobs import Status
-from controlplane.services import hosts, settings
+from controlplane.services import hosts, power, settings, thermal
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,9 @@ def _room(job: Job, host: Host) -> Place | str:
     kind = kind_of(job)
     running = list(Job.objects.filter(status=Status.RUNNING, host=host))
     same_lane = [other for other in running if kind_of(other).lane == kind.lane]
-    cards = [gpu.uuid for gpu in hosts.gpus_of(host)]
-    wanted = kind.gpus_wanted(job)
+    cards, wanted = hosts.gpus_of(host), kind.gpus_wanted(job)
     if kind.lane == "train" and cards:
-        taken = {uuid for other in same_lane for uuid in other.gpus}
-        free = [uuid for uuid in cards if uuid not in taken]
-        if wanted > len(cards):
-            return f"asks for {wanted} GPUs, {host.name} has {len(cards)}"
-        if len(free) < wanted:
-            return f"waits for a free GPU on {host.name}"
-        return Place(host, tuple(free[:wanted]))
+        return _room_on_gpus(host, cards, same_lane, wanted)
     if kind.lane == "train" and wanted > 1:
         return f"asks for {wanted} GPUs, {host.name} has none"
     limit = {
@@ -56,15 +54,51 @@ def _room(job: Job, host: Host) -> Place | str:
     if limit is not None and len(same_lane) >= limit:
         ahead = ", ".join(f"{other.kind} {other.pk}" for other in same_lane[:3])
         return f"waits for {ahead} on {host.name}"
-    return Place(host, tuple(_emptiest(host)[:wanted]))
+    cool = [gpu for gpu in cards if not _is_hot(gpu)]
+    if wanted and cards and not cool:
+        return thermal.hold_reason(cards[0])
+    return Place(host, tuple(_emptiest(cool)[:wanted]))
 
 
-def _emptiest(host: Host) -> list[str]:
-    """The host's GPUs, the one with most free memory first."""
+def _room_on_gpus(host: Host, cards: list[Gpu], running: list[Job], wanted: int) -> Place | str:
+    """GPUs for a training run: those with room, the ones with fewest runs first."""
+    if wanted > len(cards):
+        return f"asks for {wanted} GPUs, {host.name} has {len(cards)}"
+    limits = power.concurrent_limits()
+    runs = {gpu.uuid: sum(gpu.uuid in other.gpus for other in running) for gpu in cards}
+    roomy = [gpu for gpu in cards if runs[gpu.uuid] < limits[_profile(gpu)]]
+    free = sorted((gpu for gpu in roomy if not _is_hot(gpu)), key=lambda gpu: runs[gpu.uuid])
+    if len(free) >= wanted:
+        return Place(host, tuple(gpu.uuid for gpu in free[:wanted]))
+    if len(roomy) >= wanted:
+        return thermal.hold_reason(next(gpu for gpu in roomy if _is_hot(gpu)))
+    return _why_full(host, [gpu for gpu in cards if gpu not in roomy], limits)
 
-    def free_bytes(uuid: str) -> int:
-        reading = readings[uuid]
-        return (reading.get("memory_total_bytes") or 0) - (reading.get("memory_used_bytes") or 0)
 
-    readings = {gpu.uuid: gpu.reading for gpu in hosts.gpus_of(host)}
-    return sorted(readings, key=free_bytes, reverse=True)
+def _why_full(host: Host, full: list[Gpu], limits: dict[str, int]) -> str:
+    closed = [gpu for gpu in full if limits[_profile(gpu)] == 0]
+    if closed:
+        profile = _profile(closed[0])
+        return (
+            f"waits while {power.label(closed[0])} is set to {profile}: no run starts then "
+            f"(power.{profile}_max_concurrent_jobs is 0)"
+        )
+    takes = ", ".join(f"GPU {gpu.index} ({_profile(gpu)}) takes {limits[_profile(gpu)]}" for gpu in full[:4])
+    return f"waits for a free GPU on {host.name}: {takes} at a time"
+
+
+def _profile(gpu: Gpu) -> str:
+    return gpu.power_profile or power.UNWISHED
+
+
+def _is_hot(gpu: Gpu) -> bool:
+    return gpu.heat_level >= thermal.HOLD
+
+
+def _emptiest(cards: list[Gpu]) -> list[str]:
+    """The GPUs, the one with most free memory first."""
+
+    def free_bytes(gpu: Gpu) -> int:
+        return (gpu.reading.get("memory_total_bytes") or 0) - (gpu.reading.get("memory_used_bytes") or 0)
+
+    return [gpu.uuid for gpu in sorted(cards, key=free_bytes, reverse=True)]

@@ -1,24 +1,31 @@
-"""Power limits of GPUs: what the three profiles mean for a card, and setting them. Runs in the web process.
+"""Power of GPUs: what the three profiles mean for a card, setting them, and persistence mode. Runs in the web process.
 
 On an RTX 3090 the profiles are 220, 280 and 350 W; on any other card they are 0.63, 0.80 and 1.00 of its default limit.
-What is shown is what was read back, never what was asked.
+What is shown is what was read back, never what was asked. Who presses last, wins: a card is changed by one at a time.
 """
 
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
 from django.db import transaction
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
-from controlplane.fleet.protocol import AgentRefusedError, HostUnreachableError, PowerAnswer
+from controlplane.fleet.protocol import AgentRefusedError, HostUnreachableError, PersistenceAnswer, PowerAnswer
 from controlplane.fleet.registry import carrier
 from controlplane.live.announce import publish
 from controlplane.models import Gpu
 from controlplane.models.access import Actor, Role
-from controlplane.services import health, settings
+from controlplane.models.hosts import OFFLINE_AFTER_SECONDS
+from controlplane.services import alerts, health, settings
 from controlplane.services.access import audit
+
+DRIFT_RULE = "power_drift"
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,13 @@ PROFILES = {
         Profile("max", 350, 1.00, "The card's own default limit: full speed."),
     )
 }
+UNWISHED = "max"
+"""A card that nobody has set runs at its own default limit, which is what `max` means."""
+
 _RTX_3090 = re.compile(r"\bRTX 3090(?! Ti)\b", re.IGNORECASE)
+_locks: dict[int, threading.Lock] = {}
+_changed_at: dict[int, datetime] = {}
+"""When this process last asked for a change of a card: readings that are older don't speak of it."""
 
 
 class Outcome(TypedDict):
@@ -53,6 +66,21 @@ class Outcome(TypedDict):
     asked_w: float | None
     power_limit_w: float | None
     clamped: bool
+    set: bool
+    refused_by: str | None
+    reason: str | None
+    fix: str | None
+
+
+class PersistenceOutcome(TypedDict):
+    """What became of one GPU's persistence mode; `enabled` is what was read back."""
+
+    host: str
+    index: int
+    uuid: str
+    name: str
+    asked: bool
+    enabled: bool | None
     set: bool
     refused_by: str | None
     reason: str | None
@@ -87,18 +115,46 @@ def _range(gpu: Gpu) -> tuple[float | None, float | None]:
     return gpu.reading.get("power_limit_min_watts"), gpu.reading.get("power_limit_max_watts")
 
 
+def wished_watts(gpu: Gpu) -> float | None:
+    """The watts of the profile that somebody or a schedule set last; None where nobody has."""
+    return profiles(gpu).get(gpu.power_profile)
+
+
+def held_watts(gpu: Gpu) -> float | None:
+    """The limit to which the thermal guard has stepped the card down; None where it hasn't."""
+    watts = (gpu.heat or {}).get("watts")
+    return None if watts is None else float(watts)
+
+
+def expected_watts(gpu: Gpu) -> float | None:
+    """What should be in force: the wish, or what the thermal guard holds it at. None where neither has a say."""
+    known = [watts for watts in (wished_watts(gpu), held_watts(gpu)) if watts is not None]
+    return min(known, default=None)
+
+
+def concurrent_limits() -> dict[str, int]:
+    """How many training runs one GPU takes at the same time while each profile is in force."""
+    values = settings.effective()
+    return {name: int(values[f"power.{name}_max_concurrent_jobs"]) for name in PROFILES}
+
+
+def label(gpu: Gpu) -> str:
+    """A GPU as sentences, alerts and the audit log name it."""
+    return f"GPU {gpu.index} on {gpu.host.name}"
+
+
 def overview(host: str | None = None, gpu: int | None = None) -> dict[str, Any]:
     """What GET /api/settings/power_profile answers. `profiles` has the first GPU's watts, each of `gpus` its own."""
     rows = health.gpus(host, gpu)
     asked = {row.power_profile for row in rows}
     first = profiles(rows[0]) if rows else dict.fromkeys(PROFILES)
-    # A profile sets the power limit alone; how many jobs run at once is a setting of its own.
-    concurrent = settings.get("jobs.max_concurrent_train")
+    concurrent = concurrent_limits()
     return {
         "current": (asked.pop() or None) if len(asked) == 1 else None,
         "profiles": {
             name: {
-                "power_limit_w": first[name], "max_concurrent_jobs": concurrent, "description": profile.description
+                "power_limit_w": first[name], "max_concurrent_jobs": concurrent[name],
+                "description": profile.description,
             }
             for name, profile in PROFILES.items()
         },
@@ -113,15 +169,31 @@ def gpu_facts(gpu: Gpu) -> dict[str, Any]:
     return {
         "host": gpu.host.name, "index": gpu.index, "uuid": gpu.uuid, "name": gpu.name,
         "profile": gpu.power_profile or None, "profiles": profiles(gpu), "asked_w": answer.get("asked_watts"),
-        "power_limit_w": gpu.reading.get("power_limit_watts"),
+        "expected_w": expected_watts(gpu), "power_limit_w": gpu.reading.get("power_limit_watts"),
         "power_limit_default_w": gpu.reading.get("power_limit_default_watts"),
         "power_limit_min_w": low, "power_limit_max_w": high, "power_draw_w": gpu.reading.get("power_draw_watts"),
-        "set": answer.get("set"), "reason": answer.get("reason"), "fix": answer.get("fix"),
-        "set_at": gpu.power_set_at.isoformat() if gpu.power_set_at else None,
+        "set": answer.get("set"), "reason": answer.get("reason"), "fix": answer.get("fix"), "set_by": answer.get("by"),
+        "set_at": gpu.power_set_at.isoformat() if gpu.power_set_at else None, "drift": gpu.power_drift,
+        "persistence": persistence_facts(gpu), "heat_level": gpu.heat_level, "held_w": held_watts(gpu),
+        "heat_since": gpu.heat_since.isoformat() if gpu.heat_since else None,
     }  # fmt: skip
 
 
-# --- Setting them -----------------------------------------------------------------------------------------------------
+def persistence_facts(gpu: Gpu) -> dict[str, Any]:
+    """One GPU's persistence mode: as read, as wished, and who refused last."""
+    answer = gpu.persistence_answer or {}
+    return {
+        "enabled": gpu.reading.get("persistence_mode"), "wanted": gpu.persistence_wanted, "set": answer.get("set"),
+        "reason": answer.get("reason"), "fix": answer.get("fix"), "set_at": answer.get("set_at"),
+    }  # fmt: skip
+
+
+def tell(gpu: Gpu) -> None:
+    """Tells the pages that a card's power has changed. Inside a transaction."""
+    publish("hosts", "status", {"host": gpu.host.name, "gpu": gpu.uuid, "power": gpu_facts(gpu)})
+
+
+# --- Setting profiles -------------------------------------------------------------------------------------------------
 
 
 def request(
@@ -133,23 +205,29 @@ def request(
     then); NotFoundError where no such GPU is known.
     """
     actor.require(Role.ADMIN)
-    chosen = PROFILES.get(profile)
-    if chosen is None:
-        raise InvalidInputError(
-            f"There is no power profile {profile!r}: choose quiet, normal or max.",
-            (FieldFault("profile", "quiet, normal or max"),),
-        )
+    chosen = named(profile)
     rows = health.gpus(host, gpu)
     if not rows:
         raise _nobody(host, gpu)
     if strict:
         _refuse_out_of_range(rows, chosen)
-    return [_set(actor, row, chosen, strict=strict) for row in rows]
+    return [set_profile(actor, row, profile, strict=strict) for row in rows]
+
+
+def named(profile: str, path: str = "profile") -> Profile:
+    """The profile of a name. Raises InvalidInputError."""
+    chosen = PROFILES.get(profile)
+    if chosen is None:
+        raise InvalidInputError(
+            f"There is no power profile {profile!r}: choose quiet, normal or max.",
+            (FieldFault(path, "quiet, normal or max"),),
+        )
+    return chosen
 
 
 def _nobody(host: str | None, gpu: int | None) -> NotFoundError | ConflictError:
     if host is None and gpu is None:
-        return ConflictError("No host has a GPU that NVML shows, so there is no power limit to set.")
+        return ConflictError("No host has a GPU that NVML shows, so there is nothing to set.")
     where = (f"GPU {gpu}" if gpu is not None else "GPU") + (f" on host {host!r}" if host is not None else "")
     return NotFoundError(f"There is no {where}. GET /api/gpu lists them.")
 
@@ -166,45 +244,186 @@ def _refuse_out_of_range(rows: list[Gpu], profile: Profile) -> None:
         raise InvalidInputError("; ".join(faults) + ". Nothing was set.", (FieldFault("profile", "out of range"),))
 
 
-def _set(actor: Actor, gpu: Gpu, profile: Profile, *, strict: bool) -> Outcome:
-    """Asks the agent (outside of any transaction), then stores what it says."""
-    watts = _clamped(gpu, wanted_watts(gpu, profile))
+@contextmanager
+def alone_with(gpu: Gpu) -> Iterator[Gpu | None]:
+    """The row as it is now, while nobody else of this process changes the card; None where it is gone.
+
+    Two people who press at once are served one after the other: the last one's limit stays, and is what is stored.
+    """
+    with _locks.setdefault(gpu.pk, threading.Lock()):
+        yield Gpu.objects.select_related("host").filter(pk=gpu.pk).first()
+
+
+def set_profile(actor: Actor, gpu: Gpu, profile: str, *, strict: bool = False) -> Outcome:
+    """Sets one card's profile: asks the agent (outside of any transaction), then stores what it says."""
+    actor.require(Role.ADMIN)
+    chosen = named(profile)
+    with alone_with(gpu) as row:
+        if row is None:
+            return _outcome(gpu, chosen, _refusal(gpu, 0.0, "agent", *_gone(gpu)))
+        answer = _answer(row, chosen, strict=strict)
+        with transaction.atomic():
+            _store(actor, row, chosen, answer)
+    return _outcome(row, chosen, answer)
+
+
+def _answer(gpu: Gpu, profile: Profile, *, strict: bool) -> PowerAnswer:
+    watts, held = _clamped(gpu, wanted_watts(gpu, profile)), held_watts(gpu)
     if watts is None:
-        answer = _refusal(
+        return _refusal(
             gpu, 0.0, "nvml", "The card doesn't tell its default power limit.", "Its limit can't be changed by NVML."
         )
-    else:
-        answer = _ask(gpu, watts, strict=strict)
-    with transaction.atomic():
-        values: dict[str, Any] = {"power_answer": answer, "power_set_at": timezone.now()}
-        if answer["set"]:
-            values["power_profile"] = profile.name
-        if answer["applied_watts"] is not None:
-            values["reading"] = {**gpu.reading, "power_limit_watts": answer["applied_watts"]}
-        Gpu.objects.filter(pk=gpu.pk).update(**values)
-        audit(actor, "power.set", f"GPU {gpu.index} on {gpu.host.name}", profile=profile.name, **answer)
-        gpu.refresh_from_db()
-        publish("hosts", "status", {"host": gpu.host.name, "gpu": gpu.uuid, "power": gpu_facts(gpu)})
+    if held is None or held >= watts:
+        return ask_watts(gpu, watts, strict=strict)
+    answer = ask_watts(gpu, held, strict=strict)
+    if answer["set"]:
+        answer["asked_watts"], answer["clamped"] = watts, True
+        answer["reason"] = (
+            f"The thermal guard holds it at {held:g} W; it gets its {watts:g} W when it has cooled below "
+            f"{settings.get('thermal.power_step_celsius') - settings.get('thermal.hysteresis_celsius')} °C."
+        )
+    return answer
+
+
+def _store(actor: Actor, gpu: Gpu, profile: Profile, answer: PowerAnswer) -> None:
+    values: dict[str, Any] = {
+        "power_answer": {**answer, "profile": profile.name, "by": actor.name}, "power_set_at": timezone.now(),
+    }  # fmt: skip
+    if answer["set"]:
+        values |= {"power_profile": profile.name, "power_drift": None}
+        if gpu.power_drift:
+            alerts.end(DRIFT_RULE, label(gpu))
+    store_limit(gpu, answer, **values)
+    audit(actor, "power.set", label(gpu), profile=profile.name, **answer)
+    tell(gpu)
+
+
+def store_limit(gpu: Gpu, answer: PowerAnswer, **values: Any) -> None:
+    """Stores columns of a card, and the limit that was read back as its reading. Inside a transaction."""
+    if answer["applied_watts"] is not None:
+        values["reading"] = {**gpu.reading, "power_limit_watts": answer["applied_watts"]}
+    Gpu.objects.filter(pk=gpu.pk).update(**values)
+    gpu.refresh_from_db()
+
+
+def _outcome(gpu: Gpu, profile: Profile, answer: PowerAnswer) -> Outcome:
+    watts = wanted_watts(gpu, profile)
     return Outcome(
-        host=gpu.host.name, index=gpu.index, uuid=gpu.uuid, name=gpu.name, profile=profile.name, asked_w=watts,
-        power_limit_w=answer["applied_watts"], clamped=answer["clamped"] or watts != wanted_watts(gpu, profile),
-        set=answer["set"], refused_by=answer["refused_by"], reason=answer["reason"], fix=answer["fix"],
+        host=gpu.host.name, index=gpu.index, uuid=gpu.uuid, name=gpu.name, profile=profile.name,
+        asked_w=_clamped(gpu, watts), power_limit_w=answer["applied_watts"],
+        clamped=answer["clamped"] or _clamped(gpu, watts) != watts, set=answer["set"], refused_by=answer["refused_by"],
+        reason=answer["reason"], fix=answer["fix"],
     )  # fmt: skip
 
 
-def _ask(gpu: Gpu, watts: float, *, strict: bool) -> PowerAnswer:
+# --- Persistence mode -------------------------------------------------------------------------------------------------
+
+
+def set_persistence(
+    actor: Actor, enabled: bool, *, host: str | None = None, gpu: int | None = None
+) -> list[PersistenceOutcome]:
+    """Sets persistence mode (the driver stays loaded while nobody uses the card) on every GPU that is meant.
+
+    Returns what was read back of each. Raises NotFoundError where no such GPU is known.
+    """
+    actor.require(Role.ADMIN)
+    rows = health.gpus(host, gpu)
+    if not rows:
+        raise _nobody(host, gpu)
+    return [_set_persistence(actor, row, enabled) for row in rows]
+
+
+def _set_persistence(actor: Actor, gpu: Gpu, enabled: bool) -> PersistenceOutcome:
+    with alone_with(gpu) as row:
+        if row is None:
+            return _persistence_outcome(gpu, _persistence_refusal(gpu, enabled, *_gone(gpu)))
+        answer = ask_persistence(row, enabled)
+        with transaction.atomic():
+            if answer["set"]:
+                Gpu.objects.filter(pk=row.pk).update(persistence_wanted=enabled)
+                alerts.end(DRIFT_RULE, f"persistence mode of {label(row)}")
+            store_persistence(row, {**answer, "by": actor.name, "set_at": timezone.now().isoformat()})
+            audit(actor, "power.persistence", label(row), **answer)
+            tell(row)
+    return _persistence_outcome(row, answer)
+
+
+def store_persistence(gpu: Gpu, answer: dict[str, Any]) -> None:
+    """Stores what became of a change, and what was read back as the card's reading. Inside a transaction."""
+    values: dict[str, Any] = {"persistence_answer": answer}
+    if answer["enabled"] is not None:
+        values["reading"] = {**gpu.reading, "persistence_mode": answer["enabled"]}
+    Gpu.objects.filter(pk=gpu.pk).update(**values)
+    gpu.refresh_from_db()
+
+
+def _persistence_outcome(gpu: Gpu, answer: PersistenceAnswer) -> PersistenceOutcome:
+    return PersistenceOutcome(
+        host=gpu.host.name, index=gpu.index, uuid=gpu.uuid, name=gpu.name, asked=answer["asked"],
+        enabled=answer["enabled"], set=answer["set"], refused_by=answer["refused_by"], reason=answer["reason"],
+        fix=answer["fix"],
+    )  # fmt: skip
+
+
+# --- Asking the agent -------------------------------------------------------------------------------------------------
+
+
+def readable(now: datetime | None = None) -> list[Gpu]:
+    """The cards whose reading can be relied upon: their host answers, and named them just now without a fault."""
+    since = (now or timezone.now()) - timedelta(seconds=OFFLINE_AFTER_SECONDS)
+    rows = Gpu.objects.select_related("host").filter(
+        host__last_seen_at__gte=since, host__fault="", seen_at__gte=since
+    )  # fmt: skip
+    return [row for row in rows if not row.reading.get("fault")]
+
+
+def changed_at(gpu: Gpu) -> datetime | None:
+    """When the card was last changed, or asked to be; None where not since this process started."""
+    return _changed_at.get(gpu.pk)
+
+
+def ask_watts(gpu: Gpu, watts: float, *, strict: bool = False) -> PowerAnswer:
+    """Has the agent set a limit; a refusal, a silent host and a card that vanished are answers too."""
+    restore = bool(settings.get("power.restore_at_stop"))
     try:
-        return carrier(gpu.host).set_power(gpu.uuid, watts, strict=strict)
-    except AgentRefusedError as error:
-        return _refusal(gpu, watts, "agent", str(error), error.fix)
-    except HostUnreachableError as error:
-        return _refusal(
-            gpu, watts, "agent", str(error), f"Start the agent of {gpu.host.name} (bin/up), then try again."
-        )
+        return carrier(gpu.host).set_power(gpu.uuid, watts, strict=strict, restore_at_stop=restore)
+    except (AgentRefusedError, HostUnreachableError) as error:
+        return _refusal(gpu, watts, "agent", *_explained(gpu, error))
+    finally:
+        _changed_at[gpu.pk] = timezone.now()
+
+
+def ask_persistence(gpu: Gpu, enabled: bool) -> PersistenceAnswer:
+    """The same for persistence mode."""
+    restore = bool(settings.get("power.restore_at_stop"))
+    try:
+        return carrier(gpu.host).set_persistence(gpu.uuid, enabled, restore_at_stop=restore)
+    except (AgentRefusedError, HostUnreachableError) as error:
+        return _persistence_refusal(gpu, enabled, *_explained(gpu, error))
+    finally:
+        _changed_at[gpu.pk] = timezone.now()
+
+
+def _explained(gpu: Gpu, error: AgentRefusedError | HostUnreachableError) -> tuple[str, str]:
+    if isinstance(error, HostUnreachableError):
+        return str(error), f"Start the agent of {gpu.host.name} (bin/up), then try again."
+    return _gone(gpu) if error.code == "unknown_gpu" else (error.message, error.fix)
+
+
+def _gone(gpu: Gpu) -> tuple[str, str]:
+    reason = f"{label(gpu)} ({gpu.name}) has vanished: its host no longer finds it."
+    return reason, "The kernel's log says why (dmesg | grep -i xid). Reset the card or restart the host."
 
 
 def _refusal(gpu: Gpu, watts: float, by: str, reason: str, fix: str) -> PowerAnswer:
     return PowerAnswer(
         uuid=gpu.uuid, asked_watts=watts, applied_watts=gpu.reading.get("power_limit_watts"), clamped=False, set=False,
         method=None, refused_by=by, reason=reason, fix=fix,
+    )  # fmt: skip
+
+
+def _persistence_refusal(gpu: Gpu, enabled: bool, reason: str, fix: str) -> PersistenceAnswer:
+    return PersistenceAnswer(
+        uuid=gpu.uuid, asked=enabled, enabled=gpu.reading.get("persistence_mode"), set=False, method=None,
+        refused_by="agent", reason=reason, fix=fix,
     )  # fmt: skip

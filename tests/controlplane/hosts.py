@@ -1,7 +1,8 @@
 """A host that isn't here: what its agent would answer, and what it was asked. Implements `Carrier`."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from controlplane.fleet.protocol import (
@@ -23,10 +24,33 @@ from controlplane.fleet.protocol import (
 )
 
 
+@dataclass
+class ScriptedCard:
+    """A GPU of a host that isn't here. `refuse`: what it says to a change, or the error that comes instead.
+
+    `sticks` False: it says yes and does nothing.
+    """
+
+    limit_watts: float = 350.0
+    persistence: bool = False
+    refuse: str | Exception | None = None
+    sticks: bool = True
+    asked: list[Any] = field(default_factory=list)
+    """Every limit (watts) and persistence mode (bool) that it was asked for."""
+
+    before_answer: Callable[[], None] | None = None
+    """Called in the middle of a change."""
+
+
 class AbsentHost:
-    """Stands for a machine. `refusal`: what it says to a launch; `news` and `live`: what the next poll brings."""
+    """Stands for a machine. `refusal`: what it says to a launch; `news` and `live`: what the next poll brings.
+
+    `cards` by UUID, made when they are asked for. `restore_at_stop`: what came with the last change.
+    """
 
     def __init__(self) -> None:
+        self.cards: dict[str, ScriptedCard] = {}
+        self.restore_at_stop: bool | None = None
         self.refusal: AgentRefusedError | None = None
         self.launched: list[tuple[int, int]] = []
         self.signals: list[tuple[int, int, Wish]] = []
@@ -56,10 +80,36 @@ class AbsentHost:
     def set_power(
         self, gpu_uuid: str, watts: float, *, strict: bool = False, restore_at_stop: bool = False
     ) -> PowerAnswer:
-        raise NotImplementedError
+        card = self._change(gpu_uuid, watts, restore_at_stop)
+        if not card.refuse and card.sticks:
+            card.limit_watts = watts
+        return PowerAnswer(
+            uuid=gpu_uuid, asked_watts=watts, applied_watts=card.limit_watts, clamped=False, set=not card.refuse,
+            method=None if card.refuse else "nvml", **_refusal(card),
+        )  # fmt: skip
 
     def set_persistence(self, gpu_uuid: str, enabled: bool, *, restore_at_stop: bool = False) -> PersistenceAnswer:
-        raise NotImplementedError
+        card = self._change(gpu_uuid, enabled, restore_at_stop)
+        if not card.refuse:
+            card.persistence = enabled
+        return PersistenceAnswer(
+            uuid=gpu_uuid, asked=enabled, enabled=card.persistence, set=not card.refuse,
+            method=None if card.refuse else "nvml", **_refusal(card),
+        )  # fmt: skip
+
+    def card(self, gpu_uuid: str) -> ScriptedCard:
+        """One of its GPUs."""
+        return self.cards.setdefault(gpu_uuid, ScriptedCard())
+
+    def _change(self, gpu_uuid: str, wanted: float | bool, restore_at_stop: bool) -> ScriptedCard:
+        card = self.card(gpu_uuid)
+        card.asked.append(wanted)
+        self.restore_at_stop = restore_at_stop
+        if card.before_answer is not None:
+            card.before_answer()
+        if isinstance(card.refuse, Exception):
+            raise card.refuse
+        return card
 
     def end_process(self, pid: int, start_ticks: int, boot_id: str, *, others: bool = False) -> EndAnswer:
         raise NotImplementedError
@@ -75,3 +125,8 @@ class AbsentHost:
 
     def shutdown(self) -> None:
         raise NotImplementedError
+
+
+def _refusal(card: ScriptedCard) -> Any:
+    refused = str(card.refuse) if card.refuse else None
+    return {"refused_by": "nvml" if refused else None, "reason": refused, "fix": "Run as root." if refused else None}

@@ -1,0 +1,219 @@
+"""Whether what was set is still in force, and setting it again. Runs in a thread of the web process, every 30 s.
+
+A limit is changed by others (nvidia-smi by hand, another tool), by a reboot, or by an agent that put back what it had
+found. What is found is stored in `Gpu.power_drift`, shown, and an alert; set again only where that is wished
+(`power.reconcile_set_again`). Whoever refuses, or changes it back again and again, is asked less and less often.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any, TypedDict
+
+from django.db import transaction
+from django.utils import timezone
+
+from controlplane.models import Gpu
+from controlplane.models.access import SYSTEM
+from controlplane.models.alerts import Severity
+from controlplane.models.hosts import OFFLINE_AFTER_SECONDS
+from controlplane.services import alerts, power, settings
+from controlplane.services.access import audit
+
+TOLERANCE_WATTS = 1.5
+SETTLE_SECONDS = 5
+"""A reading may be older than a change by this much: it says nothing about it yet."""
+
+FIRST_WAIT_SECONDS = 30
+LONGEST_WAIT_SECONDS = 3600
+CALM_SECONDS = 600
+"""A limit that has held for so long is set again at once the next time."""
+
+SHOWN_HOURS = 24
+
+
+class Drift(TypedDict):
+    """Times are ISO 8601. `over_at`: when it was found right again; `reason`: who refused to set it again."""
+
+    found_watts: float
+    wanted_watts: float
+    since: str
+    set_again: bool
+    tries: int
+    tried_at: str | None
+    reason: str | None
+    over_at: str | None
+
+
+def reconcile(now: datetime | None = None) -> None:
+    """One look at every card whose reading can be relied upon."""
+    now, again = now or timezone.now(), bool(settings.get("power.reconcile_set_again"))
+    for gpu in power.readable(now):
+        _look_at_limit(gpu, again, now)
+        _look_at_persistence(gpu, again, now)
+
+
+def sentence(gpu: Gpu) -> str:
+    """The drift as pages and alerts tell it: "280 W wished, 350 W found since 14:02, set again". Empty without one."""
+    drift: Drift | None = gpu.power_drift
+    if drift is None:
+        return ""
+    since = timezone.localtime(datetime.fromisoformat(drift["since"]))
+    end = "set again" if drift["set_again"] else "not set again" + (f": {drift['reason']}" if drift["reason"] else "")
+    return f"{drift['wanted_watts']:g} W wished, {drift['found_watts']:g} W found since {since:%H:%M}, {end}"
+
+
+def _settled(gpu: Gpu) -> bool:
+    """Whether the card's reading is surely later than the last change (or the clock has been put back since)."""
+    changed = power.changed_at(gpu)
+    if changed is None:
+        return True
+    age = (gpu.seen_at - changed).total_seconds()
+    return age >= SETTLE_SECONDS or age < -OFFLINE_AFTER_SECONDS
+
+
+def _is_due(tries: int, tried_at: str | None, now: datetime) -> bool:
+    """Whether to try again: 30 s after the first time, then twice as long each time, at most an hour."""
+    if tried_at is None or tries == 0:
+        return True
+    since = now - datetime.fromisoformat(tried_at)
+    wait = min(FIRST_WAIT_SECONDS * 2 ** min(tries - 1, 10), LONGEST_WAIT_SECONDS)
+    return since < timedelta(0) or since >= timedelta(seconds=wait)
+
+
+# --- The limit --------------------------------------------------------------------------------------------------------
+
+
+def _look_at_limit(gpu: Gpu, again: bool, now: datetime) -> None:
+    wanted, found = power.expected_watts(gpu), gpu.reading.get("power_limit_watts")
+    drift: Drift | None = gpu.power_drift
+    if wanted is None or found is None or not _settled(gpu):
+        return
+    if abs(found - wanted) <= TOLERANCE_WATTS:
+        _right(gpu, drift, now)
+        return
+    drift = _note(gpu, drift, found, wanted, now)
+    if drift is not None and again and _is_due(drift["tries"], drift["tried_at"], now):
+        _set_again(gpu, drift, wanted, now)
+
+
+def _right(gpu: Gpu, drift: Drift | None, now: datetime) -> None:
+    """What was wished is in force. A drift that was mended stays to be seen for a day, one that mended itself goes."""
+    if drift is None:
+        return
+    kept: Drift | None = drift
+    if drift["over_at"] is None:
+        kept = {**drift, "over_at": now.isoformat()} if drift["set_again"] else None
+    elif now - datetime.fromisoformat(drift["over_at"]) > timedelta(hours=SHOWN_HOURS):
+        kept = None
+    if kept == drift:
+        return
+    with transaction.atomic():
+        if _put(gpu, kept):
+            alerts.end(power.DRIFT_RULE, power.label(gpu))
+            power.tell(gpu)
+
+
+def _note(gpu: Gpu, drift: Drift | None, found: float, wanted: float, now: datetime) -> Drift | None:
+    """The drift as it stands now; None where somebody has pressed in between."""
+    is_known = drift is not None and drift["over_at"] is None
+    if drift is not None and is_known and (drift["found_watts"], drift["wanted_watts"]) == (found, wanted):
+        return drift
+    tries, tried_at = 0, None
+    if drift is not None and not _has_held(drift, now):
+        tries, tried_at = drift["tries"], drift["tried_at"]
+    fresh = Drift(
+        found_watts=found, wanted_watts=wanted, since=drift["since"] if drift and is_known else now.isoformat(),
+        set_again=False, tries=tries, tried_at=tried_at, reason=None, over_at=None,
+    )  # fmt: skip
+    with transaction.atomic():
+        if not _put(gpu, fresh):
+            return None
+        _fire(gpu)
+        power.tell(gpu)
+    return fresh
+
+
+def _has_held(drift: Drift, now: datetime) -> bool:
+    over_at = drift["over_at"]
+    return over_at is not None and now - datetime.fromisoformat(over_at) > timedelta(seconds=CALM_SECONDS)
+
+
+def _set_again(gpu: Gpu, drift: Drift, wanted: float, now: datetime) -> None:
+    with power.alone_with(gpu) as row:
+        if row is None or row.power_set_at != gpu.power_set_at or power.expected_watts(row) != wanted:
+            return  # somebody has pressed, or the thermal guard has stepped, since we looked
+        answer = power.ask_watts(row, wanted)
+        tried: Drift = {
+            **drift, "set_again": answer["set"], "reason": answer["reason"], "tries": drift["tries"] + 1,
+            "tried_at": now.isoformat(),
+        }  # fmt: skip
+        with transaction.atomic():
+            power.store_limit(row, answer, power_drift=tried)
+            audit(SYSTEM, "power.set_again", power.label(row), found_watts=drift["found_watts"], **answer)
+            _fire(row, answer["fix"])
+            power.tell(row)
+
+
+def _put(gpu: Gpu, drift: Drift | None) -> bool:
+    """Stores a drift unless somebody has set the card since it was read."""
+    gpu.power_drift = drift
+    return bool(Gpu.objects.filter(pk=gpu.pk, power_set_at=gpu.power_set_at).update(power_drift=drift))
+
+
+def _fire(gpu: Gpu, fix: str | None = None) -> None:
+    severity = Severity.INFO if gpu.power_drift["set_again"] else Severity.WARNING
+    advice = fix or "Something else sets this card's limit: another tool, nvidia-smi by hand, or a reboot."
+    alerts.fire(
+        power.DRIFT_RULE, power.label(gpu), severity, f"{power.label(gpu)}: {sentence(gpu)}.", fix=advice, url="/power/"
+    )
+
+
+# --- Persistence mode -------------------------------------------------------------------------------------------------
+
+
+def _look_at_persistence(gpu: Gpu, again: bool, now: datetime) -> None:
+    wanted, found = gpu.persistence_wanted, gpu.reading.get("persistence_mode")
+    answer: dict[str, Any] = gpu.persistence_answer or {}
+    if wanted is None or found is None or not _settled(gpu):
+        return
+    subject = f"persistence mode of {power.label(gpu)}"
+    if found == wanted:
+        if answer.get("found_at"):
+            with transaction.atomic():
+                power.store_persistence(gpu, {**answer, "found_at": None})
+                alerts.end(power.DRIFT_RULE, subject)
+                power.tell(gpu)
+        return
+    tries = 0 if answer.get("found_at") is None else answer.get("tries", 0)
+    is_new = answer.get("found_at") is None
+    if not is_new and not (again and _is_due(tries, answer.get("tried_at"), now)):
+        return
+    if again:
+        _persist_again(gpu, wanted, tries, now)
+    else:
+        with transaction.atomic():
+            power.store_persistence(gpu, {**answer, "found_at": now.isoformat(), "enabled": found})
+            _fire_persistence(gpu, subject, wanted, "not set again")
+
+
+def _persist_again(gpu: Gpu, wanted: bool, tries: int, now: datetime) -> None:
+    with power.alone_with(gpu) as row:
+        if row is None or row.persistence_answer != gpu.persistence_answer or row.persistence_wanted != wanted:
+            return
+        answer = power.ask_persistence(row, wanted)
+        moment = now.isoformat()
+        stored = {**answer, "by": SYSTEM.name, "set_at": moment, "found_at": moment, "tried_at": moment,
+                  "tries": tries + 1}  # fmt: skip
+        with transaction.atomic():
+            power.store_persistence(row, stored)
+            audit(SYSTEM, "power.persistence_again", power.label(row), **answer)
+            said = "set again" if answer["set"] else f"not set again: {answer['reason']}"
+            _fire_persistence(row, f"persistence mode of {power.label(row)}", wanted, said)
+
+
+def _fire_persistence(gpu: Gpu, subject: str, wanted: bool, end: str) -> None:
+    words = {True: "on", False: "off"}
+    message = f"{power.label(gpu)}: persistence mode {words[wanted]} wished, {words[not wanted]} found, {end}."
+    severity = Severity.INFO if end == "set again" else Severity.WARNING
+    alerts.fire(power.DRIFT_RULE, subject, severity, message, fix="A driver that was reloaded forgets it.",
+                url="/power/")  # fmt: skip
+    power.tell(gpu)

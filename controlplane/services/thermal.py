@@ -1,0 +1,295 @@
+"""The thermal guard: a hot GPU loses power, then new jobs, then the ones it has. Runs in a thread of the web process.
+
+It looks at the last readings. A card enters a level at its limit and leaves it when it has cooled by the hysteresis:
+
+1. power steps down: one profile at a time, then a tenth of the default limit at a time, down to the card's minimum;
+2. placement gives the card no new job;
+3. training runs on it are paused with a checkpoint, and go on by themselves once it has cooled.
+
+A reading that is old, and a card that doesn't tell its temperature, change nothing. What the guard has done and must
+undo stands in `Gpu.heat`; nobody else writes it.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from controlplane.errors import ConflictError, FieldFault, InvalidInputError
+from controlplane.models import AuditLine, Gpu, Job
+from controlplane.models.access import Actor, Role
+from controlplane.models.alerts import Severity
+from controlplane.models.jobs import Desired, Kind, Status
+from controlplane.services import alerts, bell, jobs, power, settings
+from controlplane.services.access import audit
+
+log = logging.getLogger(__name__)
+GUARD = Actor(name="thermal guard", role=Role.ADMIN)
+STEP, HOLD, PAUSE = 1, 2, 3
+RULES = {STEP: "temperature_power", HOLD: "temperature_hold", PAUSE: "temperature_pause"}
+SEVERITIES = {STEP: Severity.WARNING, HOLD: Severity.WARNING, PAUSE: Severity.CRITICAL}
+STEP_SHARE = 0.10
+LONGEST_WAIT_SECONDS = 600
+TOLERANCE_WATTS = 1.0
+COOLING = "See to its fans, dust and the room's air; the limits are on the page Power and heat."
+NOT_STEPPED = dict.fromkeys(("watts", "before_watts", "stepped_at", "tries", "reason"))
+ORDERED = ("thermal.power_step_celsius", "thermal.hold_jobs_celsius", "thermal.pause_jobs_celsius")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The guard's settings. `celsius` by level."""
+
+    enabled: bool
+    celsius: dict[int, int]
+    hysteresis: int
+    step_every: timedelta
+
+    def level(self, temperature: float, current: int) -> int:
+        """The level of a card at a temperature that has been at level `current`."""
+        for level in (PAUSE, HOLD, STEP):
+            limit = self.celsius[level]
+            if temperature >= limit or (current >= level and temperature > limit - self.hysteresis):
+                return level
+        return 0
+
+    def cool_below(self, level: int) -> int:
+        """Where a level ends."""
+        return self.celsius[level] - self.hysteresis
+
+
+def limits() -> Limits:
+    """The settings in force."""
+    values = settings.effective()
+    return Limits(
+        enabled=bool(values["thermal.enabled"]),
+        celsius={
+            level: int(values[key]) for level, key in zip((STEP, HOLD, PAUSE), ORDERED, strict=True)
+        },
+        hysteresis=int(values["thermal.hysteresis_celsius"]),
+        step_every=timedelta(seconds=values["thermal.step_every_seconds"]),
+    )  # fmt: skip
+
+
+def configure(actor: Actor, values: dict[str, Any]) -> None:
+    """Changes several of the guard's settings at once.
+
+    Raises InvalidInputError where one can't be taken or the three limits don't rise; nothing is changed then.
+    """
+    actor.require(Role.ADMIN)
+    with transaction.atomic():
+        for key, value in values.items():
+            _put(actor, key, value)
+        step, hold, pause = (settings.get(key) for key in ORDERED)
+        if not step < hold < pause:
+            raise InvalidInputError(
+                f"The three limits must rise: power at {step} °C, new jobs at {hold} °C, pausing at {pause} °C.",
+                (FieldFault(ORDERED[1], "between the other two"),),
+            )
+
+
+def _put(actor: Actor, key: str, value: Any) -> None:
+    try:
+        if settings.get(key) != value:
+            settings.put(actor, key, value)
+    except InvalidInputError as error:
+        raise InvalidInputError(error.message, (FieldFault(key, error.message),)) from error
+
+
+def hold_reason(gpu: Gpu) -> str:
+    """Why a job doesn't get this card now."""
+    return f"waits until {power.label(gpu)} has cooled below {limits().cool_below(HOLD)} °C"
+
+
+# --- One look ---------------------------------------------------------------------------------------------------------
+
+
+def look(now: datetime | None = None) -> None:
+    """One look at all cards: levels and jobs first, since agents that are asked for watts may take their time."""
+    now, rules = now or timezone.now(), limits()
+    hot = Gpu.objects.select_related("host").filter(Q(heat_level__gt=0) | Q(heat__isnull=False))
+    cards = power.readable(now) if rules.enabled else list(hot)
+    for gpu in cards:
+        _judge(gpu, rules, now)
+    for gpu in cards:
+        if gpu.heat_level == PAUSE:
+            _pause_jobs(gpu)
+        elif (gpu.heat or {}).get("paused_jobs"):
+            _resume_jobs(gpu)
+    for gpu in cards:
+        _rule_power(gpu, rules, now)
+
+
+def _judge(gpu: Gpu, rules: Limits, now: datetime) -> None:
+    """Moves a card to the level that its temperature asks for."""
+    temperature = gpu.reading.get("temperature_celsius")
+    if temperature is None and rules.enabled:
+        return
+    before = gpu.heat_level
+    level = rules.level(temperature, before) if rules.enabled and temperature is not None else 0
+    if level == before:
+        return
+    with transaction.atomic():
+        since = now if level else None
+        if not Gpu.objects.filter(pk=gpu.pk, heat_level=before).update(heat_level=level, heat_since=since):
+            return
+        gpu.heat_level, gpu.heat_since = level, since
+        audit(GUARD, "heat.level", power.label(gpu), before=before, after=level, temperature_celsius=temperature)
+        for entered in range(before + 1, level + 1):
+            _fire(gpu, entered, _words(gpu, entered, rules))
+        for left in range(level + 1, before + 1):
+            alerts.end(RULES[left], power.label(gpu))
+        power.tell(gpu)
+        transaction.on_commit(bell.wake)
+
+
+def _words(gpu: Gpu, level: int, rules: Limits) -> str:
+    what = {
+        STEP: "its power is stepped down",
+        HOLD: f"new jobs wait until it has cooled below {rules.cool_below(HOLD)} °C",
+        PAUSE: "training runs on it are paused with a checkpoint; they go on when it has cooled below "
+        f"{rules.cool_below(PAUSE)} °C",
+    }[level]
+    temperature = gpu.reading.get("temperature_celsius")
+    return f"{power.label(gpu)} is at {temperature} °C (limit {rules.celsius[level]} °C): {what}."
+
+
+def _fire(gpu: Gpu, level: int, message: str, fix: str = COOLING) -> None:
+    alerts.fire(RULES[level], power.label(gpu), SEVERITIES[level], message, fix=fix, url="/power/")
+
+
+def _remember(gpu: Gpu, **changes: Any) -> None:
+    """Changes what `Gpu.heat` holds; what holds nothing any more becomes None."""
+    heat = {name: value for name, value in {**(gpu.heat or {}), **changes}.items() if value not in (None, [], 0, "")}
+    gpu.heat = heat or None
+    Gpu.objects.filter(pk=gpu.pk).update(heat=gpu.heat)
+
+
+# --- Power ------------------------------------------------------------------------------------------------------------
+
+
+def _rule_power(gpu: Gpu, rules: Limits, now: datetime) -> None:
+    """Steps down a card that is hot, and puts back the limit of one that has cooled."""
+    heat = gpu.heat or {}
+    temperature = gpu.reading.get("temperature_celsius")
+    if gpu.heat_level >= STEP and temperature is not None and temperature >= rules.celsius[STEP]:
+        target = _step_below(gpu)
+        if target is not None and _has_waited(heat, rules, now):
+            _set(gpu, target, now, "heat.step")
+    elif gpu.heat_level == 0 and "stepped_at" in heat:
+        _put_back(gpu, heat, rules, now)
+
+
+def _put_back(gpu: Gpu, heat: dict[str, Any], rules: Limits, now: datetime) -> None:
+    """Gives a card that has cooled its wish again, or what it had; one that was never stepped down is forgotten."""
+    target = power.wished_watts(gpu) or heat.get("before_watts")
+    if "watts" not in heat or target is None:
+        _remember(gpu, **NOT_STEPPED)
+    elif "tries" not in heat or _has_waited(heat, rules, now):
+        _set(gpu, float(target), now, "heat.restore")
+
+
+def _has_waited(heat: dict[str, Any], rules: Limits, now: datetime) -> bool:
+    """Whether the last step has had its time to work; after refusals the wait doubles."""
+    if "stepped_at" not in heat:
+        return True
+    wait = rules.step_every * 2 ** min(heat.get("tries", 0), 10)
+    since = now - datetime.fromisoformat(heat["stepped_at"])
+    return since < timedelta(0) or since >= min(wait, timedelta(seconds=LONGEST_WAIT_SECONDS))
+
+
+def _step_below(gpu: Gpu) -> float | None:
+    """The next lower limit: a profile's, then a tenth of the default less; None at the minimum or where unknown."""
+    present = gpu.reading.get("power_limit_watts")
+    if present is None:
+        return None
+    lower = [watts for watts in power.profiles(gpu).values() if watts is not None and watts < present - TOLERANCE_WATTS]
+    if lower:
+        return max(lower)
+    default, minimum = gpu.reading.get("power_limit_default_watts"), gpu.reading.get("power_limit_min_watts")
+    if default is None or minimum is None or present <= minimum + TOLERANCE_WATTS:
+        return None
+    return float(max(minimum, round(present - STEP_SHARE * default)))
+
+
+def _set(gpu: Gpu, watts: float, now: datetime, action: str) -> None:
+    """Asks for a limit and remembers what became of it. A person's press in between is seen: the row is read anew."""
+    with power.alone_with(gpu) as row:
+        if row is None:
+            return
+        before = row.reading.get("power_limit_watts")
+        answer = power.ask_watts(row, watts)
+        with transaction.atomic():
+            power.store_limit(row, answer)
+            if not answer["set"]:
+                _remember(row, stepped_at=now.isoformat(), tries=(row.heat or {}).get("tries", 0) + 1,
+                          reason=answer["reason"])  # fmt: skip
+            elif action == "heat.restore":
+                _remember(row, **NOT_STEPPED)
+            else:
+                first = (row.heat or {}).get("before_watts", before)
+                _remember(row, watts=answer["applied_watts"] or watts, before_watts=first, stepped_at=now.isoformat(),
+                          tries=None, reason=None)  # fmt: skip
+            audit(GUARD, action, power.label(row), **answer)
+            _tell_of_step(row, answer["set"], answer["reason"], answer["fix"])
+            power.tell(row)
+
+
+def _tell_of_step(gpu: Gpu, is_set: bool, reason: str | None, fix: str | None) -> None:
+    temperature = gpu.reading.get("temperature_celsius")
+    if gpu.heat_level < STEP:
+        return
+    if is_set:
+        limit = gpu.reading.get("power_limit_watts")
+        _fire(gpu, STEP, f"{power.label(gpu)} is at {temperature} °C: its power limit is now {limit:g} W.")
+    else:
+        message = f"{power.label(gpu)} is at {temperature} °C, and its power can't be stepped down: {reason}"
+        _fire(gpu, STEP, message, fix or COOLING)
+
+
+# --- Jobs -------------------------------------------------------------------------------------------------------------
+
+
+def _pause_jobs(gpu: Gpu) -> None:
+    """Pauses the training runs that work on a card; who was paused by somebody else already isn't ours to resume."""
+    running = Job.objects.filter(host=gpu.host, status=Status.RUNNING, kind=Kind.TRAIN, desired=Desired.RUN)
+    for job in running:
+        if gpu.uuid not in job.gpus:
+            continue
+        try:
+            jobs.wish(GUARD, job.pk, Desired.PAUSE)
+        except ConflictError as error:  # it has just ended
+            log.info("%s", error)
+            continue
+        _remember(gpu, paused_jobs=[*(gpu.heat or {}).get("paused_jobs", []), job.pk])
+        with transaction.atomic():
+            power.tell(gpu)
+
+
+def _resume_jobs(gpu: Gpu) -> None:
+    """Lets the runs go on that the guard has paused, and that nobody has paused or resumed since."""
+    left = [job_id for job_id in (gpu.heat or {})["paused_jobs"] if not _is_settled(job_id)]
+    if left != (gpu.heat or {})["paused_jobs"]:
+        _remember(gpu, paused_jobs=left)
+        with transaction.atomic():
+            power.tell(gpu)
+
+
+def _is_settled(job_id: int) -> bool:
+    """Whether nothing is left to do for a job that the guard paused. Resumes it where that is due."""
+    job = Job.objects.filter(pk=job_id).first()
+    if job is None or job.desired != Desired.PAUSE:
+        return True
+    said = AuditLine.objects.filter(action=f"job.{Desired.PAUSE}", target=f"job {job_id}").first()
+    if said is not None and said.actor != GUARD.name:
+        return True
+    try:
+        jobs.resume(GUARD, job_id)
+    except ConflictError as error:  # it still writes its checkpoint, or has just ended
+        log.info("%s", error)
+        return jobs.get(job_id).has_ended
+    return True
