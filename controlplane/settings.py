@@ -73,6 +73,7 @@ INSTALLED_APPS = [
     "controlplane.apps.ControlPlaneConfig",
 ]
 MIDDLEWARE = [
+    "controlplane.api.metrics.count_traffic",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "csp.middleware.CSPMiddleware",

@@ -4,7 +4,21 @@ from typing import Any
 
 from ninja import NinjaAPI, Router
 
-from controlplane.api import administration, datasets, health, jobs, models, openai, power, runs, uploads
+from controlplane.api import (
+    administration,
+    datasets,
+    doctor,
+    energy,
+    health,
+    hosts,
+    jobs,
+    models,
+    openai,
+    power,
+    runs,
+    sweeps,
+    uploads,
+)
 from controlplane.api.errors import install, nothing_here, openai_answer, rest_answer
 from controlplane.api.keys import KEYS
 from controlplane.services.health import API_VERSION
@@ -23,7 +37,7 @@ def build_rest() -> NinjaAPI:
         title="Pilothouse", version=API_VERSION, description=DESCRIPTION, auth=KEYS, urls_namespace="api",
         docs_url=None, openapi_url="",
     )  # fmt: skip
-    for noun in (health, models, jobs, power, uploads, datasets, runs, administration):
+    for noun in (health, doctor, hosts, models, jobs, power, energy, sweeps, uploads, datasets, runs, administration):
         api.add_router("", noun.router)
     api.add_router("", _rest_of_the_addresses())
     install(api, rest_answer)

@@ -16,6 +16,7 @@ from ninja import NinjaAPI
 from controlplane.api.applications import OPENAI, OPENAI_UNDER_API, REST
 from controlplane.api.docs import docs, openapi_json
 from controlplane.api.errors import Answer, not_allowed, openai_answer, rest_answer
+from controlplane.api.metrics import metrics
 
 View = Callable[..., HttpResponseBase]
 
@@ -58,6 +59,7 @@ def _shaped(view: View, answer: Answer) -> View:
 
 
 urlpatterns: list[URLPattern | URLResolver] = [
+    path("metrics", login_not_required(metrics), name="metrics"),
     path("api/openapi.json", openapi_json, name="openapi-json"),
     path("api/docs", docs, name="api-docs"),
     path("v1/", _open(OPENAI, openai_answer)),

@@ -4,7 +4,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.urls import path
 from django.urls.resolvers import URLPattern, URLResolver
 
-from controlplane.pages import account, bridge, chat, datasets, hosts, icon, models, queue, runs, settings
+from controlplane.pages import account, bridge, chat, datasets, doctor, hosts, icon, models, queue, runs, settings
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("favicon.ico", icon.favicon, name="favicon"),
@@ -51,4 +51,5 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("settings/keys/<int:key_id>/revoke", settings.key_revoke, name="key-revoke"),
     path("settings/values", settings.values, name="settings-values"),
     path("settings/audit", settings.audit, name="settings-audit"),
+    path("settings/doctor", doctor.doctor, name="settings-doctor"),
 ]
