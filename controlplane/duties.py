@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from django.db import close_old_connections
 
-from controlplane.services import alert_watch, alerts, drift, notifications, schedules, telemetry, thermal
+from controlplane.services import alert_watch, alerts, drift, notifications, schedules, sweep_run, telemetry, thermal
 
 log = logging.getLogger(__name__)
 
@@ -43,4 +43,5 @@ DUTIES: tuple[Duty, ...] = (
     Duty("thermal guard", 5.0, thermal.look),
     Duty("power drift", 30.0, drift.reconcile),
     Duty("power schedules", 30.0, schedules.apply_due),
+    Duty("power sweeps", 2.0, sweep_run.work),
 )

@@ -165,9 +165,14 @@ def account(host: Host, samples: Sequence[HostSample]) -> None:
     _tell(attempts, [row for row in changed if row.job_id in due])
 
 
+def moment(seconds: float) -> datetime:
+    """Unix seconds as the data base's time."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 def _attempts(host: Host, samples: Sequence[HostSample]) -> list[Attempt]:
     """The attempts that ran on the host while the samples were taken, or a little before."""
-    earliest = datetime.fromtimestamp(samples[0]["time"] - _skew(host) - 2 * MAX_STEP_SECONDS, UTC)
+    earliest = moment(samples[0]["time"] - _skew(host) - 2 * MAX_STEP_SECONDS)
     rows = Attempt.objects.filter(Q(ended_at=None) | Q(ended_at__gte=earliest), host=host)
     return [row for row in rows.select_related("job__run", "job__deployment") if row.job.gpus]
 
@@ -223,9 +228,9 @@ def _was_set_back(host: Host, cursor: float, newest: float) -> bool:
 
 def _reading_before(host: Host, uuid: str, after: float, before: float) -> list[Reading]:
     """The stored reading shortly before a time, where one lies behind another time."""
-    earliest = datetime.fromtimestamp(max(after, before - MAX_STEP_SECONDS), UTC)
+    earliest = moment(max(after, before - MAX_STEP_SECONDS))
     rows = TelemetrySample.objects.filter(host=host, resolution_seconds=1, time__gt=earliest)
-    row = rows.filter(time__lt=datetime.fromtimestamp(before, UTC)).order_by("-time").first()
+    row = rows.filter(time__lt=moment(before)).order_by("-time").first()
     if row is None:
         return []
     return [Reading(row.time.timestamp(), row.values.get(f"{uuid}/power_draw_watts"))]

@@ -1,6 +1,6 @@
 """What the calls about energy answer. Runs in the web process."""
 
-from ninja import Schema
+from ninja import Field, Schema
 
 
 class Energy(Schema):
@@ -28,3 +28,28 @@ class ServedEnergy(Energy):
     requests: int
     prompt_tokens: int
     joules_per_request: float | None
+
+
+class EnergyDay(Schema):
+    """One GPU's day (local time), whoever used it. `covered_seconds`: how much of it was measured."""
+
+    day: str
+    host: str
+    gpu: int
+    gpu_uuid: str
+    gpu_name: str
+    joules: float
+    kwh: float
+    covered_seconds: float
+    cost: float | None
+
+
+class EnergyDays(Schema):
+    """Days in order. `kwh` is None where no power was read in that time; `cost` None where no price is set."""
+
+    begin: str = Field(alias="from")
+    end: str = Field(alias="to")
+    days: list[EnergyDay]
+    kwh: float | None
+    cost: float | None
+    currency: str | None

@@ -1,0 +1,59 @@
+"""An engine that isn't one: a loopback server that answers chats at the pace it is told. For tests of who asks it."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+class PacedEngine:
+    """`tokens_per_second()` is each client's pace; `status` other than 200 refuses. `asked`: the bodies, in order."""
+
+    def __init__(self, tokens_per_second: Callable[[], float]) -> None:
+        self.tokens_per_second = tokens_per_second
+        self.status = 200
+        self.asked: list[dict[str, Any]] = []
+        self.tokens_sent: set[str] = set()
+        self.port = 0
+
+    def answer(self, body: dict[str, Any], token: str) -> tuple[int, dict[str, Any]]:
+        """Takes as long as the pace says for `max_tokens`."""
+        self.asked.append(body)
+        self.tokens_sent.add(token)
+        if self.status != 200:
+            return self.status, {"error": {"message": "broken"}}
+        time.sleep(body["max_tokens"] / self.tokens_per_second())
+        usage = {"prompt_tokens": 9, "completion_tokens": body["max_tokens"]}
+        return 200, {"choices": [{"message": {"content": "Ahoy."}}], "usage": usage}
+
+
+@contextmanager
+def running(engine: PacedEngine) -> Iterator[PacedEngine]:
+    """The engine on a port of its own."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, told = engine.answer(body, self.headers.get("Authorization", ""))
+            answer = json.dumps(told).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_what: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    engine.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield engine
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
