@@ -1,4 +1,4 @@
-"""Keys, hosts, settings, deployments, the audit log. Runs in the web process."""
+"""Keys, settings, deployments, the audit log. Runs in the web process."""
 
 from typing import Annotated, Any
 
@@ -11,8 +11,6 @@ from controlplane.api.schemas.administration import (
     CreateKey,
     Deployment,
     DeploymentList,
-    Host,
-    HostList,
     Key,
     KeyList,
     NewKey,
@@ -22,9 +20,8 @@ from controlplane.api.schemas.administration import (
 )
 from controlplane.errors import NotFoundError
 from controlplane.models import ApiKey, AuditLine
-from controlplane.models import Host as HostRow
 from controlplane.models.access import Role
-from controlplane.services import access, deployments, hosts, settings
+from controlplane.services import access, deployments, settings
 
 router = Router(tags=["Administration"])
 
@@ -51,28 +48,6 @@ def revoke_key(request: ActorRequest, key_id: int) -> Status[None]:
     """Makes a key useless at once (admin)."""
     access.revoke_key(request.actor, key_id)
     return Status(204, None)
-
-
-# --- Hosts ------------------------------------------------------------------------------------------------------------
-
-
-def _host(row: HostRow) -> dict[str, Any]:
-    return {
-        "name": row.name, "carrier": row.carrier, "online": row.is_online, "last_seen_at": row.last_seen_at,
-        "fault": row.fault, "facts": row.facts, "reading": row.reading,
-    }  # fmt: skip
-
-
-@router.get("/hosts", response=HostList)
-def list_hosts(request: ActorRequest) -> dict[str, Any]:
-    """All hosts with what their agents reported last."""
-    return {"hosts": [_host(row) for row in hosts.list_hosts()]}
-
-
-@router.get("/hosts/{name}", response=Host)
-def get_host(request: ActorRequest, name: str) -> dict[str, Any]:
-    """One host."""
-    return _host(hosts.get(name))
 
 
 # --- Settings ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from ninja import NinjaAPI, Router
 
 from controlplane.api import (
     administration,
+    alerts,
     datasets,
     doctor,
     energy,
@@ -37,7 +38,21 @@ def build_rest() -> NinjaAPI:
         title="Pilothouse", version=API_VERSION, description=DESCRIPTION, auth=KEYS, urls_namespace="api",
         docs_url=None, openapi_url="",
     )  # fmt: skip
-    for noun in (health, doctor, hosts, models, jobs, power, energy, sweeps, uploads, datasets, runs, administration):
+    for noun in (
+        health,
+        doctor,
+        hosts,
+        models,
+        jobs,
+        power,
+        energy,
+        sweeps,
+        uploads,
+        datasets,
+        runs,
+        alerts,
+        administration,
+    ):
         api.add_router("", noun.router)
     api.add_router("", _rest_of_the_addresses())
     install(api, rest_answer)

@@ -25,6 +25,7 @@ WORDS = {
     "setting.put": "{actor} set {target} to {value}", "job.cancel": "{actor} cancelled {target}",
     "job.stop": "{actor} stopped {target}", "job.pause": "{actor} paused {target}",
     "job.priority": "{actor} gave {target} the priority {priority}", "deployment.ready": "{model} is being served",
+    "gpu_process.end": "{actor} wanted {target} ended, for its GPU memory",
 }  # fmt: skip
 
 

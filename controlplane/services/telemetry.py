@@ -35,6 +35,9 @@ GPU_NAMES = (
 CLOCK_BACK_SECONDS = 60.0
 """A clock that is this far behind the last sample was set back: the samples are read on from where it stands now."""
 
+FEW_SAMPLES = 5
+"""As many as come together while all goes well."""
+
 AGENT_KEEPS_SECONDS = 3600.0
 """How long an agent keeps samples: what hasn't come by then never will."""
 
@@ -71,29 +74,29 @@ def store(host: Host, samples: Sequence[HostSample], agent_now: float | None = N
     """
     samples = [sample for sample in samples if agent_now is None or sample["time"] <= agent_now]
     until = host.samples_until
-    if until is not None and _was_set_back(until, samples, agent_now):
-        log.warning("the clock of %s was set back: its samples are read anew", host.name)
+    if until is not None and (back := _set_back_to(until, samples, agent_now)) is not None:
+        log.warning("the clock of %s was set back by %.0f s: its samples are read anew", host.name, until - back)
+        # Those seconds come again, and nothing is stored twice for one. What they were rolled up to stays.
+        _rows(host, 1).filter(time__gt=_moment(back)).delete()
         until = None
-        if not samples:
-            _move(host, None)
+        _move(host, None)
     fresh = [sample for sample in samples if until is None or sample["time"] > until]
-    if until is None or len(fresh) > 5:
+    if until is None or len(fresh) > FEW_SAMPLES:
         fresh = _unknown(host, fresh)
     rows = [
         TelemetrySample(host=host, time=_moment(sample["time"]), values=_finite(sample["values"])) for sample in fresh
     ]
-    if len(rows) == 1:
-        TelemetrySample.objects.bulk_create(rows, ignore_conflicts=True)
-    elif rows:
-        TelemetrySample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=200)
+    TelemetrySample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=200)
     if samples:
         _move(host, max(sample["time"] for sample in samples))
     return fresh
 
 
-def _was_set_back(until: float, samples: Sequence[HostSample], agent_now: float | None) -> bool:
+def _set_back_to(until: float, samples: Sequence[HostSample], agent_now: float | None) -> float | None:
+    """Where the clock was set back to, or None where it wasn't."""
     seen = [sample["time"] for sample in samples] + ([] if agent_now is None else [agent_now])
-    return bool(seen) and min(seen) < until - CLOCK_BACK_SECONDS
+    back = min(seen, default=until)
+    return back if back < until - CLOCK_BACK_SECONDS else None
 
 
 def _unknown(host: Host, samples: list[HostSample]) -> list[HostSample]:

@@ -29,6 +29,8 @@ CALLS = {
     "/api/runs/{run_id}/stop": "post", "/api/runs/{run_id}/pause": "post", "/api/runs/{run_id}/resume": "post",
     "/api/runs/{run_id}/checkpoints": "get", "/api/runs/{run_id}/checkpoints/{step}/register": "post",
     "/api/keys": "get post", "/api/keys/{key_id}": "delete", "/api/hosts": "get", "/api/settings": "get",
+    "/api/hosts/{name}": "get", "/api/hosts/{name}/history": "get", "/api/gpu/history": "get",
+    "/api/gpu/processes": "get", "/api/gpu/processes/end": "post",
     "/api/settings/{key}": "put", "/api/deployments": "get", "/api/deployments/{deployment_id}/stop": "post",
     "/api/audit": "get",
 }  # fmt: skip

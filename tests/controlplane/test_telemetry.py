@@ -79,14 +79,26 @@ def test_a_figure_that_is_no_number_is_left_out(host: Host) -> None:
 
 
 def test_a_clock_that_is_set_back_is_followed(host: Host) -> None:
-    ahead = minute_ago() + 7200
-    telemetry.store(host, [sample(ahead)], ahead)
-    assert telemetry.store(host, [], ahead - 7200) == []
+    now = minute_ago()
+    telemetry.store(
+        host, [sample(now - 3600, load_1m=1.0), *[sample(now + at, load_1m=1.0) for at in range(5)]], now + 4
+    )
+    assert telemetry.store(host, [], now - 3599) == []
     assert host.samples_until is None
-    again = [sample(ahead - 7200 + second) for second in range(3)]
-    assert telemetry.store(host, [*again, sample(ahead)], ahead - 7197) == again
+    again = [sample(now - 3599 + second, load_1m=2.0) for second in range(3)]
+    assert telemetry.store(host, [*again, sample(now)], now - 3596) == again
     host.refresh_from_db()
-    assert host.samples_until == ahead - 7198
+    assert host.samples_until == now - 3597
+    assert [values["load_1m"] for values in rows(host, 1).values()] == [1.0, 2.0, 2.0, 2.0]
+
+
+def test_seconds_that_come_again_are_stored_anew(host: Host) -> None:
+    now = minute_ago()
+    telemetry.store(host, [sample(now + second, load_1m=1.0) for second in range(200)], now + 200)
+    telemetry.store(host, [sample(now + 100, load_1m=2.0)], now + 100)
+    telemetry.store(host, [sample(now + 101, load_1m=2.0)], now + 101)
+    assert [rows(host, 1)[now + second]["load_1m"] for second in (99, 100, 101)] == [1.0, 1.0, 2.0]
+    assert now + 102 not in rows(host, 1)
 
 
 def test_a_clock_that_is_set_back_a_little_moves_nothing(host: Host) -> None:
@@ -100,8 +112,8 @@ def test_samples_older_than_the_last_by_a_minute_are_stored(host: Host) -> None:
     at = minute_ago()
     telemetry.store(host, [sample(at)])
     telemetry.store(host, [sample(at - 100), sample(at - 99)])
+    assert list(rows(host, 1)) == [at - 100, at - 99]
     assert host.samples_until == at - 99
-    assert len(rows(host, 1)) == 3
 
 
 # --- Polling ---

@@ -1,4 +1,4 @@
-"""What the calls about keys, hosts, settings, deployments and the audit log take and answer."""
+"""What the calls about keys, settings, deployments and the audit log take and answer."""
 
 from datetime import datetime
 from typing import Any
@@ -40,24 +40,6 @@ class KeyList(Schema):
     """All keys, newest first."""
 
     keys: list[Key]
-
-
-class Host(Schema):
-    """A host: what its agent reported last, what doesn't change, and why it can't be reached (`fault`)."""
-
-    name: str
-    carrier: str
-    online: bool
-    last_seen_at: datetime | None
-    fault: str
-    facts: dict[str, Any]
-    reading: dict[str, Any]
-
-
-class HostList(Schema):
-    """All hosts by name."""
-
-    hosts: list[Host]
 
 
 class Setting(Schema):
