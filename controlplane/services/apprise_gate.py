@@ -12,6 +12,7 @@ Standard library and Apprise alone: neither Django nor anything of ours. What it
 
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -159,6 +160,8 @@ def main() -> None:
     else:
         answer = describe(asked["url"])
     sys.stdout.write(json.dumps(answer))
+    sys.stdout.flush()
+    os._exit(0)  # a plug-in's thread that hangs still is not waited for
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ MAX_LINES = 20
 KINDS = {Severity.INFO: "info", Severity.WARNING: "warning", Severity.CRITICAL: "failure"}
 
 
-class TestOutcome(TypedDict):
+class RouteTest(TypedDict):
     """What became of a test message. `error` is a sentence where it was not taken."""
 
     sent: bool
@@ -82,7 +82,7 @@ def send_pending() -> bool:
     return _sender.is_busy
 
 
-def test(actor: Actor, route_id: int) -> TestOutcome:
+def test(actor: Actor, route_id: int) -> RouteTest:
     """Sends a real message over a route now (admin), and waits for what becomes of it."""
     route = alert_routes.get(actor, route_id)
     began = time.monotonic()
@@ -92,7 +92,7 @@ def test(actor: Actor, route_id: int) -> TestOutcome:
         fields = {"last_error": error} if error else {"last_error": "", "last_sent_at": timezone.now()}
         AlertRoute.objects.filter(pk=route_id).update(**fields)
         audit(actor, "alert_route.test", route.name, sent=not error)
-    return TestOutcome(sent=not error, error=error, seconds=round(time.monotonic() - began, 2))
+    return RouteTest(sent=not error, error=error, seconds=round(time.monotonic() - began, 2))
 
 
 def _due() -> "QuerySet[AlertDelivery]":
