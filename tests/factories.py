@@ -93,6 +93,14 @@ def make_gpu(host: Host | None = None, index: int = 0, name: str = "NVIDIA GeFor
     return Gpu.objects.create(host=host, uuid=uuid, index=index, name=name, reading=whole)
 
 
+def gpu_process(pid: int, **fields: Any) -> dict[str, Any]:
+    """A process that holds memory of a GPU, as a reading lists it: nobody's, and two hours old."""
+    return {
+        "pid": pid, "start_ticks": 1000 + pid, "boot_id": "boot", "memory_used_bytes": pid << 20, "command": "python",
+        "user": "someone", "started_at": 1_800_000_000.0 - 7200, "job_id": None, "is_ours": False, **fields,
+    }  # fmt: skip
+
+
 def chat_rows(count: int = 3) -> list[dict[str, Any]]:
     """Conversations that no other call returns."""
     number = next(_numbers)

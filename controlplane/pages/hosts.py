@@ -1,37 +1,56 @@
-"""Hosts and their GPUs, with the power buttons. Runs in the web process."""
+"""The fleet, one host, one GPU: figures, history, processes, the buttons on them. Runs in the web process."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.views.decorators.http import require_POST
 
+from controlplane.errors import InvalidInputError
 from controlplane.models import Host
 from controlplane.models.jobs import Status
 from controlplane.pages.actors import actor
-from controlplane.pages.instruments import gpu_card, gpu_cards
+from controlplane.pages.history_charts import charts
+from controlplane.pages.instruments import gpu_card, gpu_cards, processes, signature
+from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
-from controlplane.services import hosts, jobs, power
+from controlplane.services import gpu_processes, hosts, jobs, power, settings
 
 
 def host_list(request: HttpRequest) -> HttpResponse:
-    """Every host with its GPUs."""
+    """The fleet: a card a GPU, a card a host."""
     live = mark("hosts")
     found = hosts.list_hosts()
-    return render(request, "hosts/list.html", {"live": live, "hosts": found, "cards": gpu_cards(found)})
+    context = {"live": live, "hosts": found, "cards": gpu_cards(found)}
+    return render(request, "hosts/cards.html" if request.headers.get("HX-Request") else "hosts/list.html", context)
 
 
 def host_page(request: HttpRequest, name: str) -> HttpResponse:
-    """One host: processor, memory, disks, GPUs, what runs on it."""
+    """One host: its GPUs and what happened to them, the processes on them, the machine itself, what runs on it."""
     live = mark("hosts", "jobs")
     context = {"live": live, **_host(hosts.get(name))}
     return render(request, "hosts/body.html" if request.headers.get("HX-Request") else "hosts/page.html", context)
 
 
+def host_details(request: HttpRequest, name: str) -> HttpResponse:
+    """The lower part of the page, drawn anew when what it says in words has changed."""
+    return render(request, "hosts/details.html", _host(hosts.get(name)))
+
+
 def _host(host: Host) -> dict[str, Any]:
     running = [job for job in jobs.list_jobs(status=Status.RUNNING) if job.host_id == host.pk]
-    return {"host": host, "cards": gpu_cards([host]), "running": running}
+    cards = gpu_cards([host])
+    since = host.reading.get("gpu_fault_since")
+    skew, most = host.clock_skew_seconds, settings.get("hosts.max_clock_skew_seconds")
+    return {
+        "host": host, "cards": cards, "running": running, "processes": list(processes(host, cards)),
+        "signature": signature(host.reading), "charts": charts(host, [card.gpu for card in cards]),
+        "gpu_fault_since": None if since is None else datetime.fromtimestamp(since, UTC),
+        "max_clock_skew": most, "is_clock_off": skew is not None and abs(skew) > most,
+    }  # fmt: skip
 
 
 def gpu(request: HttpRequest, name: str, index: int) -> HttpResponse:
@@ -55,3 +74,37 @@ def gpu_power(request: HttpRequest, name: str, index: int) -> HttpResponse:
         else:
             messages.error(request, f"{outcome['name']}: {outcome['reason']}")
     return redirect("host", name=name)
+
+
+@require_POST
+def gpu_persistence(request: HttpRequest, name: str, index: int) -> HttpResponse:
+    """Sets persistence mode. The list then shows what was read back, or who refused and the fix."""
+    outcomes = power.set_persistence(actor(request), request.POST.get("enabled") == "yes", host=name, gpu=index)
+    if request.headers.get("HX-Request"):
+        return host_details(request, name)
+    for outcome in outcomes:
+        if outcome["set"]:
+            messages.success(request, f"{outcome['name']}: persistence mode set and read back.")
+        else:
+            messages.error(request, f"{outcome['name']}: {outcome['reason']}")
+    return redirect("host", name=name)
+
+
+@require_POST
+def process_end(request: HttpRequest, name: str) -> HttpResponse:
+    """Ends a process that holds GPU memory without a live job. What came of it stands where the button was."""
+    numbers = [request.POST.get(field, "") for field in ("pid", "start_ticks")]
+    if not all(number.isdecimal() and len(number) < 19 for number in numbers):
+        raise InvalidInputError("Name the process by its pid and its start ticks: load the page again.")
+    outcome = gpu_processes.end(
+        actor(request), name, int(numbers[0]), int(numbers[1]), request.POST.get("boot_id", ""),
+        others=request.POST.get("others") == "yes",
+    )  # fmt: skip
+    if request.headers.get("HX-Request"):
+        return render(request, "hosts/ended.html", {"outcome": outcome})
+    words = f"Process {outcome.pid} ({outcome.command or 'no name'}) on {outcome.host}"
+    if outcome.ended:
+        messages.success(request, f"{words} has ended. {outcome.reason or ''}")
+    else:
+        messages.warning(request, f"{words}: {outcome.reason}")
+    return redirect(referrer(request) or reverse("host", args=[name]))

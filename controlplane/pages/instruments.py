@@ -3,21 +3,35 @@
 A reading is drawn by its owners, not as a percentage: each job's memory, other processes', and what nobody owns.
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from controlplane.models import Gpu, Host, Job
 from controlplane.models.deployments import Deployment
-from controlplane.services import power
+from controlplane.pages import gpu_details
+from controlplane.pages.power_notes import Note, notes
+from controlplane.services import gpu_processes, power
+from controlplane.services.gpu_processes import Ownerless
 
 NEGLIGIBLE_BYTES = 64 << 20
 """What a driver keeps for itself on an idle card is nobody's to explain."""
 
 
+SLOW_FIGURES = (
+    "fault", "unsupported", "pcie_generation", "pcie_width", "ecc_enabled", "ecc_corrected_count",
+    "ecc_uncorrected_count", "persistence_mode",
+)  # fmt: skip
+"""What is shown in words: drawn anew by the server when it changes."""
+
+
 @dataclass(frozen=True)
 class Owner:
-    """A part of a memory bar: `start` and `share` in percent of the whole, `mark` the colour's class."""
+    """A part of a memory bar: `start` and `share` in percent of the whole, `mark` the colour's class.
+
+    `ownerless`: the process, where no live job owns it.
+    """
 
     label: str
     url: str
@@ -25,6 +39,7 @@ class Owner:
     start: float
     share: float
     mark: str
+    ownerless: Ownerless | None
 
 
 @dataclass(frozen=True)
@@ -49,14 +64,69 @@ class GpuCard:
     role: str
 
     @property
+    def details(self) -> list[gpu_details.Row]:
+        """Everything that was read of it."""
+        return gpu_details.rows(self.reading)
+
+    @property
     def holders(self) -> str:
         """Who held memory when this was drawn: the card is drawn anew when that changes."""
         return holders(self.reading)
+
+    @property
+    def notes(self) -> list[Note]:
+        """What others did to its limit, and what the thermal guard does."""
+        return notes(self.gpu)
 
 
 def holders(reading: dict[str, Any]) -> str:
     """The processes of a reading, as a text that live.js compares."""
     return " ".join(sorted(f"{item['pid']}:{item['job_id'] or ''}" for item in reading.get("processes") or []))
+
+
+def signature(reading: dict[str, Any]) -> str:
+    """What a host's page says in words: instruments.js has it drawn anew when this changes. Figures move in place."""
+    cards = [
+        [gpu["uuid"], holders(gpu),
+         *(gpu.get(name) for name in SLOW_FIGURES)]
+        for gpu in reading.get("gpus", [])
+    ]  # fmt: skip
+    words = [
+        reading.get("gpu_fault"), reading.get("gpu_fault_since") is not None, reading.get("clock_synchronized"),
+        *([item[name] for item in reading.get(kind, [])]
+          for kind, name in (("disks", "mount"), ("networks", "name"), ("temperatures", "label"))),
+    ]  # fmt: skip
+    return json.dumps([cards, words], ensure_ascii=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process on a GPU as the table lists it. `ownerless`: where no live job owns it."""
+
+    gpu: Gpu
+    pid: int
+    user: str | None
+    command: str
+    bytes: int | None
+    started_at: float | None
+    owner: str
+    url: str
+    ownerless: Ownerless | None
+
+
+def processes(host: Host, cards: Iterable["GpuCard"]) -> Iterator[Process]:
+    """Every process on the host's GPUs, by GPU, the largest first."""
+    for card in cards:
+        held = card.reading.get("processes") or []
+        titles = _titles(item["job_id"] for item in held if item["job_id"])
+        for item in sorted(held, key=lambda item: -(item["memory_used_bytes"] or 0)):
+            job_id = item["job_id"]
+            _, owner, url = titles.get(job_id, ("", f"job {job_id}", ""))
+            yield Process(
+                gpu=card.gpu, pid=item["pid"], user=item["user"], command=item["command"],
+                bytes=item["memory_used_bytes"], started_at=item["started_at"], owner="" if job_id is None else owner,
+                url=url, ownerless=gpu_processes.ownerless(host, card.gpu, item) if job_id is None else None,
+            )  # fmt: skip
 
 
 def gpu_cards(hosts: Iterable[Host]) -> list[GpuCard]:
@@ -74,7 +144,7 @@ def gpu_card(host: Host, gpu: Gpu) -> GpuCard:
     titles = _titles(item["job_id"] for item in reading.get("processes") or [] if item["job_id"])
     watts = power.profiles(gpu)
     buttons = [PowerButton(name, watts[name], gpu.power_profile == name) for name in power.PROFILES]
-    return GpuCard(gpu, host, reading, _owners(reading, titles), buttons, gpu.power_answer or {}, _role(titles))
+    return GpuCard(gpu, host, reading, _owners(host, gpu, titles), buttons, gpu.power_answer or {}, _role(titles))
 
 
 def _titles(job_ids: Iterable[int]) -> dict[int, tuple[str, str, str]]:
@@ -97,22 +167,27 @@ def _role(titles: dict[int, tuple[str, str, str]]) -> str:
     return " and ".join(words) or ("working" if kinds else "idle")
 
 
-def _owners(reading: dict[str, Any], titles: dict[int, tuple[str, str, str]]) -> list[Owner]:
+def _owners(host: Host, gpu: Gpu, titles: dict[int, tuple[str, str, str]]) -> list[Owner]:
+    reading = gpu.reading
     total, used = reading.get("memory_total_bytes"), reading.get("memory_used_bytes")
     if not total:
         return []
-    parts: list[tuple[str, str, int, str]] = []
+    parts: list[tuple[str, str, int, str, Ownerless | None]] = []
     marks = iter(("s1", "s2", "s3", "s1", "s2", "s3"))
     for item in reading.get("processes") or []:
         size = item["memory_used_bytes"] or 0
-        _, label, url = titles.get(item["job_id"], ("", f"{item['command'][:40]} (pid {item['pid']})", ""))
-        parts.append((label, url, size, next(marks, "other") if item["job_id"] in titles else "unowned"))
-    rest = (used or 0) - sum(size for _, _, size, _ in parts)
+        if item["job_id"] is None:
+            label = f"{item['command'][:40] or 'a process'} (pid {item['pid']})"
+            parts.append((label, "", size, "unowned", gpu_processes.ownerless(host, gpu, item)))
+        else:
+            _, label, url = titles.get(item["job_id"], ("", f"job {item['job_id']}", ""))
+            parts.append((label, url, size, next(marks, "other"), None))
+    rest = (used or 0) - sum(size for _, _, size, _, _ in parts)
     if rest > NEGLIGIBLE_BYTES:
-        parts.append(("driver and others", "", rest, "other"))
+        parts.append(("driver and others", "", rest, "other", None))
     owners, start = [], 0.0
-    for label, url, size, mark in parts:
+    for label, url, size, mark, nobodys in parts:
         share = round(100 * size / total, 2)
-        owners.append(Owner(label, url, size, round(start, 2), share, mark))
+        owners.append(Owner(label, url, size, round(start, 2), share, mark, nobodys))
         start += share
     return owners

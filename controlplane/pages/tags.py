@@ -13,13 +13,17 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 
+from controlplane.services import alert_rules
+
 register = template.Library()
 DASH = "–"
 
 TONES = {
     "running": "run", "active": "run", "pending": "idle", "paused": "warn", "done": "ok", "failed": "bad",
     "cancelled": "idle", "ready": "ok", "rejected": "bad", "validating": "run", "receiving": "run", "fetching": "run",
-    "starting": "run", "checking": "run", "draining": "warn", "stopped": "idle", "online": "ok", "offline": "bad",
+    "starting": "run", "checking": "run", "draining": "warn", "stopped": "idle", "waiting": "idle",
+    "cancelling": "warn", "online": "ok", "offline": "bad",
+    "info": "idle", "warning": "warn", "critical": "bad", "sending": "run", "sent": "ok",
 }  # fmt: skip
 """State to colour; the word always stands beside it."""
 
@@ -105,6 +109,15 @@ def percent(value: Any, total: Any) -> str:
 
 
 @register.filter
+def money(value: Any) -> str:
+    """An amount of money without its currency: 1.20; a small one isn't made nothing."""
+    number = _number(value)
+    if number is None:
+        return DASH
+    return "under 0.01" if 0 < number < 0.01 else f"{number:,.2f}"
+
+
+@register.filter
 def duration(seconds: Any) -> str:
     """Seconds in words: 6 min 12 s."""
     number = _number(seconds)
@@ -159,9 +172,33 @@ def clock(value: datetime | None) -> str:
 
 
 @register.filter
+def skew(seconds: Any) -> str:
+    """How far a clock is from another, as words before the other's name: "1.3 s ahead of"."""
+    number = _number(seconds)
+    if number is None:
+        return DASH
+    if abs(number) < 0.1:
+        return "in step with"
+    size = duration(abs(number)) if abs(number) >= 60 else f"{abs(number):.1f} s"
+    return f"{size} {'ahead of' if number > 0 else 'behind'}"
+
+
+@register.filter
 def tone(state: str) -> str:
     """The colour of a state, as the dot's class."""
     return TONES.get(str(state), "idle")
+
+
+@register.filter
+def alert_title(rule: str) -> str:
+    """What a rule of alerts is called."""
+    return alert_rules.title(rule)
+
+
+@register.filter
+def alert_is_event(rule: str) -> bool:
+    """Whether it tells of something that happened, and not of something that goes on."""
+    return alert_rules.is_event(rule)
 
 
 @register.filter
@@ -185,6 +222,7 @@ _ICONS = {
     "chat": "M3.5 4.5h13v9h-7L6 16.8v-3.3H3.5zM6.8 8h6.4M6.8 10.5h4",
     "queue": "M4 5.5h12M4 10h12M4 14.5h7",
     "hosts": "M3.5 4h13v5h-13zM3.5 11h13v5h-13zM6 6.5h.01M6 13.5h.01",
+    "alerts": "M10 3c-3 0-4.6 2-4.6 5 0 4-2 5-2 5h13s-1.9-1-1.9-5c0-3-1.6-5-4.6-5M8.4 15.6c.3 1.4 2.9 1.4 3.2 0",
     "settings": "M3 6h8M15 6h2M3 14h2M9 14h8M13 4v4M7 12v4",
     "more": "M5 10h.01M10 10h.01M15 10h.01",
     "upload": "M10 13V4M6.5 7.3 10 3.8l3.5 3.5M4 13v3h12v-3",

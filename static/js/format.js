@@ -73,3 +73,28 @@ export function sparkPath(values, width = 240, height = 34, low = null, high = n
   });
   return path;
 }
+
+// How far a clock is from another, before the other's name.
+export function skew(seconds) {
+  const found = number(seconds);
+  if (found === null) return DASH;
+  const size = Math.abs(found);
+  if (size < 0.1) return "in step with";
+  return `${size >= 60 ? duration(size) : `${size.toFixed(1)} s`} ${found > 0 ? "ahead of" : "behind"}`;
+}
+
+// The path of a line through [[time, value]] between two times; a null, or time that nobody measured, breaks it.
+export function timePath(points, from, to, { width = 240, height = 34, low = null, high = null, gap = 8 } = {}) {
+  const known = points.filter(([, value]) => value !== null).map(([, value]) => value);
+  if (known.length < 2) return "";
+  const bottom = low ?? Math.min(...known), top = high ?? Math.max(...known, bottom + 1e-9);
+  let path = "", last = null;
+  for (const [time, value] of points) {
+    if (value === null) { last = null; continue; }
+    const x = ((time - from) / (to - from)) * width;
+    const share = Math.min(1, Math.max(0, (value - bottom) / (top - bottom || 1)));
+    path += `${last !== null && time - last <= gap ? "L" : "M"}${x.toFixed(1)},${(height - 2 - share * (height - 4)).toFixed(1)}`;
+    last = time;
+  }
+  return path;
+}

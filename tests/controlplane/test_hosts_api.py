@@ -6,22 +6,13 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from controlplane.fleet.protocol import AgentRefusedError, EndAnswer, GpuProcess, HostUnreachableError
+from controlplane.fleet.protocol import AgentRefusedError, EndAnswer, HostUnreachableError
 from controlplane.models import AuditLine, Host
 from controlplane.services import gpu_processes, telemetry
-from tests.factories import make_client, make_gpu, make_host
+from tests.factories import gpu_process, make_client, make_gpu, make_host
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("controlplane.api.urls")]
 UUID = "GPU-00000001"
-
-
-def process(pid: int, **fields: Any) -> GpuProcess:
-    """A process on a GPU that nobody owns."""
-    whole = {
-        "pid": pid, "start_ticks": 1000 + pid, "boot_id": "boot", "memory_used_bytes": pid << 20, "command": "python",
-        "user": "someone", "started_at": 1_800_000_000.0 - 7200, "job_id": None, "is_ours": False, **fields,
-    }  # fmt: skip
-    return GpuProcess(**whole)  # type: ignore[typeddict-item] # all of them
 
 
 @pytest.fixture
@@ -29,7 +20,9 @@ def tower() -> Host:
     """A host with a GPU on which a job, something left over of ours and somebody else's process hold memory."""
     host = make_host("tower")
     make_gpu(
-        host, uuid=UUID, processes=[process(300, job_id=7, is_ours=True), process(200, is_ours=True), process(400)]
+        host,
+        uuid=UUID,
+        processes=[gpu_process(300, job_id=7, is_ours=True), gpu_process(200, is_ours=True), gpu_process(400)],
     )
     return host
 
@@ -135,7 +128,7 @@ def test_memory_without_an_owner_is_listed_the_largest_first(tower: Host) -> Non
 
 def test_what_a_host_that_is_away_held_is_not_claimed_to_be_held() -> None:
     host = make_host("tower", online=False)
-    make_gpu(host, uuid=UUID, processes=[process(200)])
+    make_gpu(host, uuid=UUID, processes=[gpu_process(200)])
     assert gpu_processes.list_ownerless() == []
 
 

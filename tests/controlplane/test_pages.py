@@ -13,6 +13,7 @@ from controlplane.models.jobs import Status
 from controlplane.services import access
 from tests.controlplane.page_reading import read
 from tests.factories import (
+    gpu_process,
     make_dataset,
     make_deployment,
     make_gpu,
@@ -29,11 +30,13 @@ ROLES = ("read", "use", "admin")
 EVERYBODYS = (
     "/", "/runs/", "/runs/new", "/runs/{run}/", "/models/", "/models/add", "/models/at/{model}", "/datasets/",
     "/datasets/upload", "/datasets/{dataset}/", "/datasets/{dataset}/preview", "/chat", "/queue/", "/hosts/",
-    "/hosts/{host}/", "/hosts/{host}/gpus/0", "/settings/", "/settings/values", "/password", "/navigation",
+    "/hosts/{host}/", "/hosts/{host}/gpus/0", "/power/", "/power/cards", "/settings/",
+    "/settings/values", "/password", "/navigation",
     "/bridge/instruments", "/bridge/running", "/bridge/work", "/bridge/lately",
+    "/bridge/alerts", "/alerts/", "/alerts/rules",
     "/runs/{run}/parts/head", "/runs/{run}/parts/checkpoints", "/runs/{run}/parts/samples", "/runs/{run}/parts/result",
 )  # fmt: skip
-ADMINS = ("/settings/people", "/settings/keys", "/settings/audit")
+ADMINS = ("/alerts/routes", "/settings/people", "/settings/keys", "/settings/audit")
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +60,7 @@ def world(home: Path) -> dict[str, Any]:
     """One of everything, with names that no page may take for markup."""
     host = make_host("forge")
     job = make_job("train", Status.RUNNING, title=HOSTILE, host=host, started_at=timezone.now())
-    process = {"pid": 7, "memory_used_bytes": 3 << 30, "command": HOSTILE, "job_id": None}
+    process = gpu_process(7, memory_used_bytes=3 << 30, command=HOSTILE, user=HOSTILE)
     make_gpu(host, processes=[process, {**process, "pid": 8, "job_id": job.pk}])
     rows = [{"messages": [{"role": "user", "content": HOSTILE}, {"role": "assistant", "content": HOSTILE}]}] * 12
     fault = {"line": 3, "code": "empty_content", "message": HOSTILE}
