@@ -76,6 +76,80 @@ def test_a_refusal_names_who_refused_and_the_fix(product: Product, open_page: Op
     assert [row["set"] for row in answer.json()["gpus"]] == [False, False]
 
 
+def test_the_page_power_sets_all_and_persistence_mode_and_shows_what_was_read_back(
+    product: Product, open_page: OpenPage
+) -> None:
+    page, watching = open_page("admin").page, open_page("read").page
+    for one in (page, watching):
+        one.goto("/power/")
+    page.get_by_role("group", name="Power profile of all GPUs").get_by_role("button", name="Normal").click()
+    for one in (page, watching):  # whoever looks on sees it too
+        for index in (0, 1):
+            row = one.get_by_label(re.compile(f"^GPU {index} on "))
+            expect(row.get_by_role("status")).to_contain_text("set and read back")
+            expect(row.get_by_role("status")).to_contain_text("by admin")
+            expect(row.locator('[data-figure="power_limit_watts"]')).to_have_text("280")
+    switch = page.get_by_role("group", name=re.compile("^Persistence mode of GPU 1 on"))
+    switch.get_by_role("button", name="On").click()
+    expect(switch.get_by_role("button", name="On")).to_have_attribute("aria-pressed", "true")
+    with product.client("read") as client:
+        shown = client.get("/api/settings/power_profile").json()
+    assert shown["current"] == "normal"
+    assert [gpu["persistence"]["wanted"] for gpu in shown["gpus"]] == [None, True]
+
+
+def test_a_schedule_by_the_form_and_its_refusal(product: Product, open_page: OpenPage) -> None:
+    watched = open_page("admin")
+    page = watched.page
+    watched.watch.allow("422")
+    page.goto("/power/")
+    page.fill("[name=begins]", "22:15")
+    page.fill("[name=until]", "22:15")
+    page.get_by_role("button", name="Add the schedule").click()
+    expect(page.locator(".fault")).to_contain_text("Another time than the beginning")
+    expect(page.locator("[name=begins]")).to_have_value("22:15")
+    page.fill("[name=until]", "06:45")
+    for day in ("Sat", "Sun"):
+        page.get_by_label(day).uncheck()
+    page.get_by_role("button", name="Add the schedule").click()
+    row = page.get_by_role("row", name=re.compile("22:15 to 06:45"))
+    expect(row).to_contain_text("Mon to Fri")
+    with product.client("read") as client:
+        (made,) = client.get("/api/settings/power_schedules").json()["schedules"]
+    assert (made["begins"], made["until"], made["days"], made["gpu"]) == ("22:15", "06:45", [0, 1, 2, 3, 4], None)
+    row.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete it").click()
+    expect(page.locator("#messages")).to_contain_text("The schedule is gone")
+
+
+def test_a_limit_that_something_else_changes_is_shown_and_set_again(
+    product: Product, open_page: OpenPage, gpus: FakeGpus
+) -> None:
+    with product.client("admin") as client:
+        client.post("/api/settings/power_profile?profile=normal&gpu=0").raise_for_status()
+    page = open_page("admin").page
+    page.goto("/power/")
+    row = page.get_by_label(re.compile("^GPU 0 on "))
+    gpus.set_gpu(0, limit=350_000)
+    expect(row).to_contain_text(re.compile(r"280 W wished, 350 W found since \d\d:\d\d, set again"), timeout=50_000)
+    expect(row.locator('[data-figure="power_limit_watts"]')).to_have_text("280")
+
+
+def test_a_hot_card_loses_power_and_gets_it_back(product: Product, open_page: OpenPage, gpus: FakeGpus) -> None:
+    with product.client("admin") as client:
+        client.post("/api/settings/power_profile?profile=max&gpu=1").raise_for_status()
+    page = open_page("read").page
+    page.goto("/power/")
+    row = page.get_by_label(re.compile("^GPU 1 on "))
+    gpus.set_gpu(1, temperature=88)
+    expect(row).to_contain_text("new jobs wait until it has cooled below 82 °C")
+    expect(row.locator('[data-figure="power_limit_watts"]')).to_have_text("280")
+    gpus.set_gpu(1, temperature=54)
+    expect(row).to_contain_text("cool")
+    expect(row.locator('[data-figure="power_limit_watts"]')).to_have_text("350")
+    expect(row).not_to_contain_text("thermal guard")
+
+
 def test_who_may_not_set_power_sees_why(product: Product, open_page: OpenPage) -> None:
     page = open_page("use").page
     page.goto("/")
