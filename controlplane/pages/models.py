@@ -15,7 +15,7 @@ from controlplane.pages.actors import actor
 from controlplane.pages.forms.models import ModelForm
 from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
-from controlplane.services import deployments, models
+from controlplane.services import deployments, energy, models
 
 TOPICS = ("models", "jobs")
 
@@ -40,6 +40,7 @@ def model_page(request: HttpRequest, name: str) -> HttpResponse:
     served = [row for row in deployments.list_deployments(100) if row.model_id == model.pk]
     context = {
         "live": live, "model": model, "deployments": served[:8], "newest": served[0] if served else None,
+        "spent": {row.pk: energy.of_deployment(row) for row in served[:8]},
         "mine": actor(request).may_change(model.created_by), "derived": _derived(model),
     }  # fmt: skip
     template = "models/body.html" if request.headers.get("HX-Request") else "models/page.html"

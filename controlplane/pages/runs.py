@@ -16,12 +16,12 @@ from controlplane.models.language_models import ModelState
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.runs import RunForm
 from controlplane.pages.topics import mark
-from controlplane.services import datasets, deployments, logs, models, run_facts, runs
+from controlplane.services import datasets, deployments, energy, logs, models, run_facts, runs
 
 PAGE_ROWS = 50
 LOG_LINES = 200
 SAMPLES_SHOWN = 12
-PARTS = ("head", "checkpoints", "samples", "result")
+PARTS = ("head", "checkpoints", "samples", "result", "energy")
 
 
 def run_list(request: HttpRequest) -> HttpResponse:
@@ -81,7 +81,13 @@ def run_part(request: HttpRequest, run_id: int, name: str) -> HttpResponse:
     """One part of the page, drawn anew when something was announced."""
     if name not in PARTS:
         raise NotFoundError(f"A run's page has no part {name!r}.")
-    return render(request, f"runs/{name}.html", _watch(request, runs.get(run_id)))
+    run = runs.get(run_id)
+    shown = _energy(run) if name == "energy" else _watch(request, run)  # the former is drawn every few seconds
+    return render(request, f"runs/{name}.html", shown)
+
+
+def _energy(run: Run) -> dict[str, Any]:
+    return {"energy": energy.of_run(run), "no_energy": energy.absence(run.job)}
 
 
 def _watch(request: HttpRequest, run: Run) -> dict[str, Any]:
@@ -95,7 +101,7 @@ def _watch(request: HttpRequest, run: Run) -> dict[str, Any]:
         "run": run, "facts": runs.facts(run), "checkpoints": rows, "samples": samples, "result_model": result,
         "engine": engines[0] if engines else None,
         "active_model": active.model if active else None, "mine": actor(request).may_change(run.created_by),
-        "suggested": run_facts.model_name(run), "epochs": _epochs(run),
+        "suggested": run_facts.model_name(run), "epochs": _epochs(run), **_energy(run),
     }  # fmt: skip
 
 
