@@ -62,12 +62,9 @@ def sentence(gpu: Gpu) -> str:
 
 
 def _settled(gpu: Gpu) -> bool:
-    """Whether the card's reading is surely later than the last change (or the clock has been put back since)."""
-    changed = power.changed_at(gpu)
-    if changed is None:
-        return True
-    age = (gpu.seen_at - changed).total_seconds()
-    return age >= SETTLE_SECONDS or age < -OFFLINE_AFTER_SECONDS
+    """Whether the card's reading is surely later than its last changes (or the clock has been put back since)."""
+    ages = [(gpu.seen_at - moment).total_seconds() for moment in power.changes(gpu)]
+    return all(age >= SETTLE_SECONDS or age < -OFFLINE_AFTER_SECONDS for age in ages)
 
 
 def _is_due(tries: int, tried_at: str | None, now: datetime) -> bool:
@@ -160,7 +157,7 @@ def _put(gpu: Gpu, drift: Drift | None) -> bool:
 
 
 def _fire(gpu: Gpu, fix: str | None = None) -> None:
-    severity = Severity.INFO if gpu.power_drift["set_again"] else Severity.WARNING
+    severity = Severity.INFO if (gpu.power_drift or {}).get("set_again") else Severity.WARNING
     advice = fix or "Something else sets this card's limit: another tool, nvidia-smi by hand, or a reboot."
     alerts.fire(
         power.DRIFT_RULE, power.label(gpu), severity, f"{power.label(gpu)}: {sentence(gpu)}.", fix=advice, url="/power/"

@@ -248,7 +248,8 @@ def _refuse_out_of_range(rows: list[Gpu], profile: Profile) -> None:
 def alone_with(gpu: Gpu) -> Iterator[Gpu | None]:
     """The row as it is now, while nobody else of this process changes the card; None where it is gone.
 
-    Two people who press at once are served one after the other: the last one's limit stays, and is what is stored.
+    Two people who press at once are served one after the other: the last one's limit stays, and is what is stored. What
+    processes beside this one do at the same moment is put right by the next look at drift.
     """
     with _locks.setdefault(gpu.pk, threading.Lock()):
         yield Gpu.objects.select_related("host").filter(pk=gpu.pk).first()
@@ -377,9 +378,11 @@ def readable(now: datetime | None = None) -> list[Gpu]:
     return [row for row in rows if not row.reading.get("fault")]
 
 
-def changed_at(gpu: Gpu) -> datetime | None:
-    """When the card was last changed, or asked to be; None where not since this process started."""
-    return _changed_at.get(gpu.pk)
+def changes(gpu: Gpu) -> list[datetime]:
+    """When the card was last changed, or asked to be: by this process, and by whichever has stored it."""
+    told = (gpu.persistence_answer or {}).get("set_at")
+    moments = (_changed_at.get(gpu.pk), gpu.power_set_at, datetime.fromisoformat(told) if told else None)
+    return [moment for moment in moments if moment is not None]
 
 
 def ask_watts(gpu: Gpu, watts: float, *, strict: bool = False) -> PowerAnswer:

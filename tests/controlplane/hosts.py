@@ -26,15 +26,11 @@ from controlplane.fleet.protocol import (
 
 @dataclass
 class ScriptedCard:
-    """A GPU of a host that isn't here. `refuse`: what it says to a change, or the error that comes instead.
-
-    `sticks` False: it says yes and does nothing.
-    """
+    """A GPU of a host that isn't here. `refuse`: what it says to a change, or the error that comes instead."""
 
     limit_watts: float = 350.0
     persistence: bool = False
     refuse: str | Exception | None = None
-    sticks: bool = True
     asked: list[Any] = field(default_factory=list)
     """Every limit (watts) and persistence mode (bool) that it was asked for."""
 
@@ -81,20 +77,24 @@ class AbsentHost:
         self, gpu_uuid: str, watts: float, *, strict: bool = False, restore_at_stop: bool = False
     ) -> PowerAnswer:
         card = self._change(gpu_uuid, watts, restore_at_stop)
-        if not card.refuse and card.sticks:
+        if not card.refuse:
             card.limit_watts = watts
+        refused = _refusal(card)
         return PowerAnswer(
-            uuid=gpu_uuid, asked_watts=watts, applied_watts=card.limit_watts, clamped=False, set=not card.refuse,
-            method=None if card.refuse else "nvml", **_refusal(card),
+            uuid=gpu_uuid, asked_watts=watts, applied_watts=card.limit_watts, clamped=False, set=refused is None,
+            method=None if refused else "nvml", refused_by="nvml" if refused else None, reason=refused,
+            fix="Run as root." if refused else None,
         )  # fmt: skip
 
     def set_persistence(self, gpu_uuid: str, enabled: bool, *, restore_at_stop: bool = False) -> PersistenceAnswer:
         card = self._change(gpu_uuid, enabled, restore_at_stop)
         if not card.refuse:
             card.persistence = enabled
+        refused = _refusal(card)
         return PersistenceAnswer(
-            uuid=gpu_uuid, asked=enabled, enabled=card.persistence, set=not card.refuse,
-            method=None if card.refuse else "nvml", **_refusal(card),
+            uuid=gpu_uuid, asked=enabled, enabled=card.persistence, set=refused is None,
+            method=None if refused else "nvml", refused_by="nvml" if refused else None, reason=refused,
+            fix="Run as root." if refused else None,
         )  # fmt: skip
 
     def card(self, gpu_uuid: str) -> ScriptedCard:
@@ -127,6 +127,5 @@ class AbsentHost:
         raise NotImplementedError
 
 
-def _refusal(card: ScriptedCard) -> Any:
-    refused = str(card.refuse) if card.refuse else None
-    return {"refused_by": "nvml" if refused else None, "reason": refused, "fix": "Run as root." if refused else None}
+def _refusal(card: ScriptedCard) -> str | None:
+    return str(card.refuse) if card.refuse else None

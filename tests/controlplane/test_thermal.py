@@ -198,13 +198,13 @@ def test_running_jobs_are_paused_and_go_on_when_cooled(look: Any, gpu: Gpu) -> N
     assert Alert.objects.get(rule="temperature_pause").severity == "critical"
     assert (jobs.get(mine.pk).desired, jobs.get(elsewhere.pk).desired) == (Desired.PAUSE, Desired.RUN)
     gpu = look(91)
-    assert gpu.heat["paused_jobs"] == [mine.pk]
+    assert (gpu.heat or {})["paused_jobs"] == [mine.pk]
     look(86)
     assert jobs.get(mine.pk).status == Status.RUNNING, "it still writes its checkpoint"
     paused(mine)
     gpu = look(86)
     job = jobs.get(mine.pk)
-    assert (job.status, job.desired, "paused_jobs" in gpu.heat) == (Status.PENDING, Desired.RUN, False)
+    assert (job.status, job.desired, "paused_jobs" in (gpu.heat or {})) == (Status.PENDING, Desired.RUN, False)
     assert "temperature_pause" not in open_rules()
 
 
