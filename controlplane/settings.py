@@ -4,6 +4,7 @@ PILOTHOUSE_HOME   where all data lies (default: var/ in the checkout)
 DATABASE_URL      PostgreSQL instead of the SQLite file in the home folder
 REDIS_URL         a Redis channel layer, for more than one web process
 PILOTHOUSE_ALLOWED_HOSTS, PILOTHOUSE_TRUSTED_ORIGINS   comma-separated, when served beyond loopback
+PILOTHOUSE_BEHIND_PROXY   `yes`: a proxy with TLS stands before it, and it alone reaches the port
 """
 
 import os
@@ -59,6 +60,9 @@ SECRET_KEY = _secret_key(HOME / "secret_key")
 DEBUG = False
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *_names("PILOTHOUSE_ALLOWED_HOSTS")]
 CSRF_TRUSTED_ORIGINS = _names("PILOTHOUSE_TRUSTED_ORIGINS")
+BEHIND_PROXY = os.environ.get("PILOTHOUSE_BEHIND_PROXY") == "yes"
+"""Whether X-Forwarded-For and X-Forwarded-Proto are believed (`manage.py serve`): a client could make them up."""
+
 
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -126,6 +130,7 @@ LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "bridge"
 LOGOUT_REDIRECT_URL = "login"
 SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BEHIND_PROXY
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_CONTENT_TYPE_NOSNIFF = True

@@ -3,8 +3,10 @@
 Runs in the web process, in any thread.
 """
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +35,9 @@ TIMEOUT_SECONDS = 40.0
 
 MARGIN_SECONDS = 15.0
 START_SECONDS = 60.0
+OTHERS_START_SECONDS = 10.0
+AGENT_VARIABLE = "PILOTHOUSE_AGENT"
+"""`external`: somebody else (a service manager) starts the agent, so nothing here may."""
 
 
 class LocalCarrier:
@@ -102,12 +107,15 @@ class LocalCarrier:
 def ensure_agent(home: Path) -> HostFacts:
     """Starts a detached agent on a home where none answers; returns what the agent says of its host.
 
-    Raises HostUnreachableError, with what the agent said, when none can be started.
+    With PILOTHOUSE_AGENT=external it waits for another's instead. Raises HostUnreachableError, with what the agent
+    said, when there is none in the end.
     """
     carrier = LocalCarrier(home)
     try:
         return carrier.describe()
     except HostUnreachableError:
+        if os.environ.get(AGENT_VARIABLE) == "external":
+            return _await_agent(carrier)
         command = [sys.executable, "-m", "monitoring", "agent", "--home", str(carrier.home), "--detach"]
         started = subprocess.run(
             command, cwd=CHECKOUT, capture_output=True, text=True, timeout=START_SECONDS, check=False
@@ -116,3 +124,16 @@ def ensure_agent(home: Path) -> HostFacts:
         return carrier.describe()  # also where another starter was faster
     except HostUnreachableError as error:
         raise HostUnreachableError(started.stderr.strip() or str(error)) from error
+
+
+def _await_agent(carrier: LocalCarrier) -> HostFacts:
+    """An agent that a service manager starts: it may be on its way."""
+    deadline = time.monotonic() + OTHERS_START_SECONDS
+    while True:
+        try:
+            return carrier.describe()
+        except HostUnreachableError as error:
+            if time.monotonic() > deadline:
+                fix = f"Its service starts it, and nobody else ({AGENT_VARIABLE}): systemctl start pilothouse-agent."
+                raise HostUnreachableError(f"{error} {fix}") from error
+            time.sleep(0.1)

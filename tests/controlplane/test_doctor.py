@@ -234,7 +234,7 @@ def test_a_package_that_is_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
      (None, "12.8", "warn")],
 )  # fmt: skip
 def test_a_driver_that_is_too_old_for_torch(driver: str | None, built_for: str | None, state: str) -> None:
-    found = versions.cuda(driver, ["a card"], built_for)
+    found = versions.cuda("cuda", driver, ["a card"], built_for)
     assert found.state == state
     assert bool(found.fix) is (state != "ok")
 

@@ -33,17 +33,21 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # they import all pages; `serve`, which comes next, makes them
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """`--host` and `--port` of the server that is to start; `--no-starter`."""
+        """`--host` and `--port` of the server that is to start; `--no-starter`; `--no-password`."""
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, help="where the server will listen: checked before anything is done")
         parser.add_argument("--no-starter", action="store_true", help="don't fetch a first model at the first start")
+        parser.add_argument(
+            "--no-password", action="store_true", help="don't print the one-time password: a journal would keep it"
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Says what it does where that takes long or is news."""
         home = Path(settings.HOME)
         _check_place(home, options["host"], options["port"])
         self._migrate()
-        self._welcome(home, starter=not options["no_starter"] and os.environ.get("PILOTHOUSE_STARTER") != "none")
+        starter = not options["no_starter"] and os.environ.get("PILOTHOUSE_STARTER") != "none"
+        self._welcome(home, starter=starter, password=not options["no_password"])
         if collect_if_changed(home):
             self.stdout.write("Static files are collected.")
         try:
@@ -60,15 +64,15 @@ class Command(BaseCommand):
         except OperationalError as error:
             raise CommandError(f"The data base can't be opened: {str(error).strip()}. Look at DATABASE_URL.") from error
 
-    def _welcome(self, home: Path, *, starter: bool) -> None:
+    def _welcome(self, home: Path, *, starter: bool, password: bool) -> None:
         """At the first start: the admin, whose password is shown this once, and the model to start with."""
         if not User.objects.exists() and starter:
             models.ensure_starter(SYSTEM)
         path = access.ensure_first_admin(home)
         waiting = home / access.ONE_TIME_PASSWORD_FILE
-        if path is not None:
-            user, password = (line.partition(": ")[2] for line in path.read_text().splitlines())
-            self.stdout.write(f"\nLog in as {user} with the one-time password {password}")
+        if path is not None and password:
+            user, text = (line.partition(": ")[2] for line in path.read_text().splitlines())
+            self.stdout.write(f"\nLog in as {user} with the one-time password {text}")
             self.stdout.write(f"It is kept in {path} until it is changed, and is not shown again.\n\n")
         elif waiting.exists():
             self.stdout.write(f"The admin's one-time password is in {waiting}.")

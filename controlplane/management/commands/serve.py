@@ -66,6 +66,8 @@ def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
         application_close_timeout=10,
         ready_callable=lambda: print(f"Pilothouse serves {url}", flush=True),
         server_name="pilothouse",
+        proxy_forwarded_address_header="X-Forwarded-For" if settings.BEHIND_PROXY else None,
+        proxy_forwarded_proto_header="X-Forwarded-Proto" if settings.BEHIND_PROXY else None,
     )
     try:
         server.run()

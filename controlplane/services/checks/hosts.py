@@ -61,10 +61,11 @@ def _look(patient: Patient) -> list[Finding]:
     except AgentRefusedError as error:
         return [Finding(name, "fail", error.message, error.fix or "Update the agent and start it again.")]
     reading = answer["reading"]
+    cards = [gpu["name"] for gpu in reading["gpus"]]
     return [
         _agent(name, facts),
         _driver(patient, facts, reading),
-        versions.cuda(facts["cuda_driver_version"], [gpu["name"] for gpu in reading["gpus"]], versions.torch_cuda()),
+        versions.cuda(f"cuda on {patient.name}", facts["cuda_driver_version"], cards, versions.torch_cuda()),
         *_clock(patient, reading, answer["now"] - (before + after) / 2),
         *[finding for gpu in reading["gpus"] for finding in _card(patient, facts, gpu)],
     ]
@@ -150,7 +151,7 @@ def _persistence(name: str, gpu: GpuReading) -> list[Finding]:
 def _power(name: str, patient: Patient, facts: HostFacts, gpu: GpuReading) -> Finding:
     if gpu["power_limit_min_watts"] is None:
         return Finding(name, "ok", "This card has no power limit that can be set.")
-    if patient.is_here:
+    if patient.is_here and not _may_gain_no_rights():
         return _power_here(name, facts, gpu)
     last = patient.answers.get(gpu["uuid"])
     if last is None:
@@ -159,6 +160,11 @@ def _power(name: str, patient: Patient, facts: HostFacts, gpu: GpuReading) -> Fi
         return Finding(name, "ok", f"The last limit was set ({last.get('method')}).")
     return Finding(name, "warn", str(last.get("reason") or "The last limit was refused."),
                    str(last.get("fix") or SETUP + "."))  # fmt: skip
+
+
+def _may_gain_no_rights() -> bool:
+    """Whether this process is one of a hardened service, which sudo answers nothing (NoNewPrivileges)."""
+    return "NoNewPrivs:\t1" in Path("/proc/self/status").read_text()
 
 
 def _power_here(name: str, facts: HostFacts, gpu: GpuReading) -> Finding:

@@ -58,21 +58,21 @@ def torch_cuda() -> str | None:
     return found[1] if found else None
 
 
-def cuda(driver_cuda: str | None, gpus: Sequence[str], built_for: str | None) -> Finding:
+def cuda(name: str, driver_cuda: str | None, gpus: Sequence[str], built_for: str | None) -> Finding:
     """Whether a host's driver can run the torch of this machine: CUDA's minor versions are compatible, majors not.
 
     `driver_cuda`: the newest CUDA that the driver knows; `gpus`: the names of its cards.
     """
     if not gpus:
-        return Finding("cuda", "ok", "No GPU, so torch runs on the processor.")
+        return Finding(name, "ok", "No GPU, so torch runs on the processor.")
     if built_for is None:
         fix = 'Install a CUDA build: bin/setup --torch "torch==VERSION --index-url https://download.pytorch.org/whl/cu126".'
-        return Finding("cuda", "warn", f"torch is built for processors, and {len(gpus)} GPUs lie idle.", fix)
+        return Finding(name, "warn", f"torch is built for processors, and {len(gpus)} GPUs lie idle.", fix)
     if driver_cuda is None:
-        return Finding("cuda", "warn", f"torch is built for CUDA {built_for}; the driver doesn't tell what it knows.",
+        return Finding(name, "warn", f"torch is built for CUDA {built_for}; the driver doesn't tell what it knows.",
                        "Look at nvidia-smi's first lines; update a driver that tells no CUDA version.")  # fmt: skip
     found = f"torch is built for CUDA {built_for}; the driver knows CUDA up to {driver_cuda}."
     if int(built_for.partition(".")[0]) > int(driver_cuda.partition(".")[0]):
         fix = "Update the driver, or install a torch for the driver's CUDA: bin/setup --torch SPEC."
-        return Finding("cuda", "fail", found, fix)
-    return Finding("cuda", "ok", found)
+        return Finding(name, "fail", found, fix)
+    return Finding(name, "ok", found)
