@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from monitoring.agent import AGENT_LOG, Agent
+from monitoring.agent_log import AgentLog
 from monitoring.logs import read_tail
 from monitoring.server import AgentRunsAlreadyError, ask, serve, sole_agent
-from monitoring.streams import point_standard_streams_at
 from monitoring.wire import AgentFaultError
 
 START_SECONDS = 30.0
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     home = options.home.resolve()
     try:
         if options.command == "agent":
-            return _start_detached(home) if options.detach else _run(home, lambda: None)
+            return _start_detached(home) if options.detach else _run(home, logging.StreamHandler(), lambda: None)
         if options.command == "stop":
             return _stop(home, options.deadline if options.jobs else None)
         print(json.dumps(ask(home, "describe", {}, 10.0), indent=2))
@@ -51,8 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(home: Path, on_ready: Callable[[], None]) -> int:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+def _run(home: Path, handler: logging.Handler, on_ready: Callable[[], None]) -> int:
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[handler]
+    )
     with sole_agent(home):
         serve(Agent(home), on_ready)
     return 0
@@ -70,7 +72,7 @@ def _start_detached(home: Path) -> int:
     os.setsid()
     if os.fork():
         os._exit(0)
-    point_standard_streams_at(home / AGENT_LOG)
+    handler = AgentLog(home / AGENT_LOG)
 
     def tell() -> None:
         os.write(writer, f"{os.getpid()} ".encode() + READY)
@@ -78,7 +80,7 @@ def _start_detached(home: Path) -> int:
 
     code = 1
     try:
-        code = _run(home, tell)
+        code = _run(home, handler, tell)
     except AgentRunsAlreadyError as error:
         os.write(writer, str(error).encode())
     except BaseException:  # the last thing that this process can do is to say why

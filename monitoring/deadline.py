@@ -31,7 +31,8 @@ class DeadlineCaller:
         self._busy = threading.Lock()
         self._late: queue.SimpleQueue[Any] | None = None
         """Where the answer of a call that ran past its deadline will come in one day."""
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
 
     def call(self, question: Callable[[], T]) -> T:
         """What `question` returns or raises. Raises LateError past the deadline."""
@@ -61,9 +62,10 @@ class DeadlineCaller:
         """Has `work` done when the thread is free; nobody waits for it. A call that comes later waits behind it."""
         self._calls.put(work)
 
-    def close(self) -> None:
-        """Lets the thread end; nothing can be called afterwards."""
+    def close(self, wait_seconds: float = 0.0) -> None:
+        """Lets the thread end, and waits a while for it; nothing can be called afterwards."""
         self._calls.put(None)
+        self._thread.join(wait_seconds)
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

@@ -55,16 +55,22 @@ class SlowFacts:
 class SlowSensors:
     """Reads SlowFacts in a thread with a deadline; what hangs leaves the last ones standing. For one thread."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(
+        self,
+        home: Path,
+        deadline_seconds: float = SLOW_DEADLINE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._home = home
-        self._caller = DeadlineCaller("host-sensors", SLOW_DEADLINE_SECONDS)
+        self._clock = clock
+        self._caller = DeadlineCaller("host-sensors", deadline_seconds)
         self._last = SlowFacts([], [], None)
         self._due = -math.inf
 
     def read(self) -> SlowFacts:
         """The facts, at most SLOW_SECONDS old unless something hangs."""
-        if time.monotonic() >= self._due:
-            self._due = time.monotonic() + SLOW_SECONDS
+        if self._clock() >= self._due:
+            self._due = self._clock() + SLOW_SECONDS
             try:
                 self._last = self._caller.call(
                     lambda: SlowFacts(read_disks(self._home), read_temperatures(), is_clock_synchronized())

@@ -126,9 +126,9 @@ class NvmlGate:
         """Asks NVML for a persistence mode. Raises as `set_power_limit` does."""
         self._call(lambda: self._change(uuid, "nvmlDeviceSetPersistenceMode", int(enabled)))
 
-    def close(self) -> None:
-        """Ends the thread; the gate can't be used afterwards."""
-        self._caller.close()
+    def close(self, wait_seconds: float = 0.0) -> None:
+        """Ends the thread, and waits a while for it; the gate can't be used afterwards."""
+        self._caller.close(wait_seconds)
 
     def _call(self, question: Callable[[], T]) -> T:
         """Asks in the gate's thread, and keeps account of since when the driver hasn't answered."""

@@ -102,10 +102,10 @@ class Originals:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         kept = json.loads(path.read_bytes())
-        cards: dict[str, dict[str, Any]] = kept["cards"] if kept["boot_id"] == boot_id() else {}
+        of_boot, cards = kept["boot_id"], dict[str, dict[str, Any]](kept["cards"])
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, OSError) as error:
         log.warning("%s can't be read (%s); the limits that are in force now count as the original ones", path, error)
         return {}
-    return cards
+    return cards if of_boot == boot_id() else {}

@@ -6,10 +6,25 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from monitoring.agent import Agent
-from monitoring.nvml import HUNG, NO_LIBRARY, GpuSnapshot, NvmlGate
+from monitoring.cards import reasons_of
+from monitoring.nvml import HUNG, NO_LIBRARY, GpuLostError, GpuSnapshot, NvmlGate
 from tests.fakes.gpus import FakeGpus
 from tests.monitoring.factories import CHECKOUT, COMMANDS, kill_all, make_spec, nobodys, wait_for
+
+CALLS = [
+    f"nvmlDeviceGet{name}"
+    for name in (
+        "MemoryInfo", "MemoryInfo_v2", "UtilizationRates", "Temperature", "TemperatureV", "FanSpeed", "PowerUsage",
+        "PowerManagementLimit", "PowerManagementDefaultLimit", "PowerManagementLimitConstraints", "ClockInfo",
+        "MaxClockInfo", "PerformanceState", "CurrentClocksEventReasons", "CurrentClocksThrottleReasons",
+        "CurrPcieLinkGeneration", "MaxPcieLinkGeneration", "CurrPcieLinkWidth", "MaxPcieLinkWidth", "PcieThroughput",
+        "EccMode", "TotalEccErrors", "PersistenceMode", "ComputeRunningProcesses_v3", "GraphicsRunningProcesses_v3",
+    )
+]  # fmt: skip
+"""All that a card can be asked for but who it is."""
 
 
 def read(gate: NvmlGate) -> GpuSnapshot:
@@ -76,9 +91,61 @@ def test_a_sensor_that_a_card_lacks_is_none(gpus: FakeGpus, gate: NvmlGate) -> N
     assert values["memory_used_bytes"] == 1 << 30
 
 
+def test_what_is_not_supported_is_told_apart_from_an_error_that_passes(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set_gpu(0, fan="none", clock_memory="none", pcie_width_max="none", temperature="fails", clock_sm="fails")
+    gpus.set(missing="nvmlDeviceGetCurrPcieLinkGeneration,nvmlDeviceGetPersistenceMode")
+    wait_for(lambda: read(gate).gpus[0]["pcie_sent_bytes_per_second"] is not None)
+    values = read(gate).gpus[0]
+    for field in ("fan_speed_percent", "clock_memory_mhz", "temperature_celsius", "clock_sm_mhz", "persistence_mode"):
+        assert values[field] is None  # type: ignore[literal-required]
+    assert sorted(values["unsupported"]) == [
+        "clock_memory_mhz", "ecc_corrected_count", "ecc_enabled", "ecc_uncorrected_count", "fan_speed_percent",
+        "pcie_generation", "pcie_width_max", "persistence_mode",
+    ]  # fmt: skip
+    gpus.set_gpu(0, temperature=50)
+    assert read(gate).gpus[0]["temperature_celsius"] == 50
+
+
+def test_all_that_a_card_lacks_is_named_and_nothing_is_zero(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set(missing=",".join(CALLS))
+    values = read(gate).gpus[0]
+    known = {"index", "uuid", "name", "fault", "processes", "unsupported"}
+    # PCIe throughput is asked for after the first reading.
+    wait_for(lambda: len(read(gate).gpus[0]["unsupported"]) == len(values) - len(known) + 1)
+    values = read(gate).gpus[0]
+    assert set(values["unsupported"]) == set(values) - known | {"processes"}
+    assert all(values[field] is None for field in values["unsupported"] if field != "processes")
+
+
+def test_throttle_reasons_come_by_their_older_name_too(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set(missing="nvmlDeviceGetCurrentClocksEventReasons")
+    gpus.set_throttle_reasons(0, "hw_power_brake_slowdown", "gpu_idle")
+    assert read(gate).gpus[0]["throttle_reasons"] == ["gpu_idle", "hw_power_brake_slowdown"]
+    gpus.set_throttle_reasons(0)
+    assert read(gate).gpus[0]["throttle_reasons"] == []
+    assert reasons_of(1 << 12 | 4) == ["sw_power_cap", "reason_0x1000"]
+
+
+def test_an_unknown_performance_state_is_none(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set_gpu(0, performance_state=32)
+    values = read(gate).gpus[0]
+    assert values["performance_state"] is None and "performance_state" not in values["unsupported"]
+
+
+def test_what_hardly_changes_is_read_of_one_card_a_time(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set(count=3)
+    assert [gpu["persistence_mode"] for gpu in read(gate).gpus] == [False] * 3
+    for index in range(3):
+        gpus.set_gpu(index, persistence=1)
+    seen = [sum(bool(gpu["persistence_mode"]) for gpu in read(gate).gpus) for _ in range(3)]
+    assert seen == [1, 2, 3]
+
+
 def test_an_old_driver_is_asked_in_the_old_way(gpus: FakeGpus, gate: NvmlGate) -> None:
     gpus.set(missing="nvmlDeviceGetTemperatureV,nvmlDeviceGetMemoryInfo_v2,nvmlDeviceGetComputeRunningProcesses_v3")
     values = read(gate).gpus[0]
+    assert not {"temperature_celsius", "memory_used_bytes"} & {*values["unsupported"]}
+    assert "processes" in values["unsupported"]
     assert values["temperature_celsius"] == 54
     assert values["memory_used_bytes"] == (1 << 30) + 268435456
     assert values["processes"] == []
@@ -107,6 +174,57 @@ def test_a_gpu_that_was_lost_from_the_beginning_is_named(gpus: FakeGpus, gate: N
     assert snapshot.fault == "GPU 0: GPU is lost."
 
 
+def test_a_lost_gpu_may_come_back_with_a_driver_that_is_opened_anew(gpus: FakeGpus) -> None:
+    gate = NvmlGate(retry_seconds=0.0)
+    gpus.set(count=3)
+    read(gate)
+    gpus.set(count=2)  # the driver lists what is left under new numbers
+    gpus.set_gpu(0, uuid=gpus.uuid(1))
+    gpus.set_gpu(1, uuid=gpus.uuid(2))
+    snapshot = wait_for(lambda: found if (found := read(gate)).gpus[0]["fault"] else None)
+    assert [(gpu["index"], gpu["uuid"]) for gpu in snapshot.gpus] == [(index, gpus.uuid(index)) for index in range(3)]
+    assert snapshot.gpus[0]["fault"] and "doesn't list it any more" in snapshot.gpus[0]["fault"]
+    wait_for(lambda: [bool(gpu["fault"]) for gpu in read(gate).gpus] == [True, False, False])
+    with pytest.raises(GpuLostError, match="GPU 0 "):
+        gate.power_limits(gpus.uuid(0))
+    gpus.set(count=3)
+    gpus.set_gpu(2, uuid=gpus.uuid(0))
+    wait_for(lambda: read(gate).fault is None)
+    assert [gpu["uuid"] for gpu in read(gate).gpus] == [gpus.uuid(index) for index in range(3)]
+    gate.close()
+
+
+def test_a_driver_that_was_reset_is_opened_anew(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set(count=2)
+    assert read(gate).fault_since is None
+    gpus.set(resets=1)
+    before = time.time()
+    snapshot = read(gate)
+    assert snapshot.fault == "NVIDIA's driver can't be used: Uninitialized."
+    assert snapshot.fault_since is not None and snapshot.fault_since >= before
+    assert [gpu["fault"] for gpu in snapshot.gpus] == [snapshot.fault] * 2
+    snapshot = read(gate)
+    assert (snapshot.fault, snapshot.fault_since) == (None, None)
+    assert [gpu["temperature_celsius"] for gpu in snapshot.gpus] == [54, 54]
+
+
+def test_sixteen_gpus_are_read(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set(count=16)
+    gpus.lose(9)
+    assert [gpu["index"] for gpu in read(gate).gpus] == [index for index in range(16) if index != 9]
+
+
+def test_power_follows_its_curve(gpus: FakeGpus, gate: NvmlGate) -> None:
+    now = time.time()
+    gpus.set_power_curve(0, [(now - 50, 100.0), (now + 50, 300.0)])
+    before = time.time()
+    drawn = read(gate).gpus[0]["power_draw_watts"]
+    assert drawn is not None
+    assert 200.0 + 2 * (before - now) - 0.1 <= drawn <= 200.0 + 2 * (time.time() - now) + 0.1
+    gpus.set_power_curve(0, [(now - 50, 100.0), (now - 40, 250.0)])
+    assert read(gate).gpus[0]["power_draw_watts"] == 250.0
+
+
 def test_a_hung_driver_costs_one_deadline_and_comes_back(gpus: FakeGpus, gate: NvmlGate) -> None:
     assert read(gate).fault is None
     gpus.set(hang="nvmlDeviceGetUtilizationRates")
@@ -115,11 +233,14 @@ def test_a_hung_driver_costs_one_deadline_and_comes_back(gpus: FakeGpus, gate: N
     assert 0.3 <= time.monotonic() - before < 2.0
     assert snapshot.fault == HUNG
     assert snapshot.gpus[0]["fault"] == HUNG and snapshot.gpus[0]["temperature_celsius"] is None
+    assert snapshot.gpus[0]["power_limit_max_watts"] == 366.0  # what doesn't change is still known
+    assert snapshot.fault_since is not None and 0.3 <= time.time() - snapshot.fault_since < 3.0
     before = time.monotonic()
-    assert read(gate).fault == HUNG
+    assert read(gate) == snapshot
     assert time.monotonic() - before < 0.1
     gpus.set(hang="")
     wait_for(lambda: read(gate).fault is None, "the driver's answer")
+    assert read(gate).fault_since is None
 
 
 def test_a_driver_that_is_not_loaded_is_told_and_tried_again(gpus: FakeGpus) -> None:
@@ -149,6 +270,7 @@ def test_processes_are_listed_with_the_jobs_that_own_them(gpus: FakeGpus, home: 
     agent = Agent(home, commands=COMMANDS)
     pid = agent.launch(make_spec(42, until=str(tmp_path / "go")), {})["pid"]
     gpus.set_gpu(0, processes=f"{pid}:1048576,{os.getpid()}:2097152,4000000:1")
+    agent._monitor.expire()
     own = {item["pid"]: item for item in agent.poll([], 0.0)["reading"]["gpus"][0]["processes"]}
     assert pid is not None
     assert (own[pid]["job_id"], own[pid]["is_ours"], own[pid]["memory_used_bytes"]) == (42, True, 1 << 20)

@@ -121,3 +121,58 @@ def test_an_unknown_gpu_and_a_senseless_limit_are_faults(gpus: FakeGpus, gate: N
     for watts in (0, -5, float("nan"), "220"):
         with pytest.raises(AgentFaultError, match="number of watts"):
             set_power(gate, gpus.uuid(0), watts, strict=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("tools")
+def test_every_card_of_sixteen_is_reached_through_sudo(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set(refuse="permission", sudo="allowed", count=16)
+    gpus.set_gpu(2, uuid="GPU-ab12")
+    assert set_power(gate, gpus.uuid(15), 220, strict=False)["applied_watts"] == 220.0
+    assert set_power(gate, "GPU-ab12", 230, strict=False)["applied_watts"] == 230.0
+    assert limit_of(gate, gpus.uuid(15)) == 220.0
+
+
+@pytest.mark.usefixtures("tools")
+def test_what_nvidia_smi_says_is_passed_on_and_what_it_only_claims_is_found_out(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set(refuse="permission", sudo="allowed", nvidia_smi="fails")
+    answer = set_power(gate, gpus.uuid(0), 220, strict=False)
+    assert answer["reason"] == f"Unable to set the power management limits for GPU {gpus.uuid(0)}: Unknown Error"
+    gpus.set(nvidia_smi="unsupported")  # a warning and code 0
+    answer = set_power(gate, gpus.uuid(0), 220, strict=False)
+    assert (answer["set"], answer["method"], answer["refused_by"]) == (False, None, "sudo nvidia-smi")
+    assert answer["reason"] == "220 W was accepted, but the card reads back 350 W."
+
+
+@pytest.mark.parametrize("when", ["during", "after"])
+def test_a_card_that_vanishes_while_its_limit_is_set_is_named(gpus: FakeGpus, gate: NvmlGate, when: str) -> None:
+    gpus.set_gpu(0, vanish=when)
+    answer = set_power(gate, gpus.uuid(0), 220, strict=False)
+    assert (answer["set"], answer["applied_watts"], answer["refused_by"]) == (False, None, "nvml")
+    assert (answer["reason"] or "").startswith(
+        f"The card vanished while its power limit was being set. GPU 0 (Simulated RTX 3090, {gpus.uuid(0)}) "
+        "can't be read: GPU is lost. Reboot the host"
+    )
+
+
+def test_a_driver_that_lacks_the_call_is_named(gpus: FakeGpus, gate: NvmlGate) -> None:
+    call = "nvmlDeviceSetPowerManagementLimit"
+    gpus.set(missing=call)
+    answer = set_power(gate, gpus.uuid(0), 220, strict=False)
+    assert (answer["set"], answer["applied_watts"], answer["refused_by"]) == (False, 350.0, "nvml")
+    assert answer["reason"] == (
+        f"The driver refused a power limit of 220 W: this version of the driver has no call {call}."
+    )
+
+
+def test_a_card_that_tells_no_range_and_no_limit_is_taken_at_its_word(gpus: FakeGpus, gate: NvmlGate) -> None:
+    gpus.set_gpu(0, limit="none", limit_min="none", limit_max="none")
+    answer = set_power(gate, gpus.uuid(0), 220, strict=True)
+    assert (answer["set"], answer["clamped"], answer["applied_watts"]) == (False, False, None)
+    assert answer["reason"] == "The driver refused a power limit of 220 W: Not Supported."
+
+
+def test_a_host_without_a_driver_answers_so(gate: NvmlGate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FAKE_NVML", raising=False)
+    answer = set_power(gate, "GPU-0", 220, strict=False)
+    assert (answer["set"], answer["refused_by"]) == (False, "nvml")
+    assert "river" in (answer["reason"] or "")

@@ -1,0 +1,217 @@
+"""Who holds memory of a GPU, whose it is, and who may be ended how."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitoring.agent import Agent
+from monitoring.gpu_processes import ProcessWatch, end_process
+from monitoring.processes import ProcessIdentity, boot_id, identify
+from monitoring.wire import AgentFaultError, EndAnswer, GpuProcess
+from tests.fakes.gpus import FakeGpus
+from tests.monitoring.factories import CHECKOUT, agent_process, call, make_spec, wait_for
+
+SLEEP = [sys.executable, "-S", "-c", "import sys, time; print('up', flush=True); time.sleep(600)"]
+DEAF = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def process(*program: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A real process that is up; ended and reaped afterwards."""
+    with subprocess.Popen(program or SLEEP, stdout=subprocess.PIPE, **options) as running:
+        try:
+            assert running.stdout is not None and running.stdout.readline() == b"up\n"
+            yield running
+        finally:
+            running.kill()
+
+
+def identity_of(running: subprocess.Popen[bytes]) -> ProcessIdentity:
+    identity = identify(running.pid)
+    assert identity is not None
+    return identity
+
+
+def end(agent: Agent, identity: ProcessIdentity, **options: Any) -> EndAnswer:
+    return agent.end_process(identity.pid, identity.start_ticks, identity.boot_id, **options)
+
+
+def refusal(agent: Agent, pid: Any, start_ticks: Any, boot: Any, **options: Any) -> str:
+    with pytest.raises(AgentFaultError) as caught:
+        agent.end_process(pid, start_ticks, boot, **options)
+    assert str(caught.value).endswith(".") and str(pid) in str(caught.value)
+    return caught.value.fault["code"]
+
+
+def described(agent: Agent, pid: int) -> GpuProcess:
+    agent._monitor.expire()
+    return next(one for one in agent.poll([], 0.0)["reading"]["gpus"][0]["processes"] if one["pid"] == pid)
+
+
+# --- Whose it is ---
+
+
+def test_a_process_is_told_by_all_that_names_it(gpus: FakeGpus, agent: Agent) -> None:
+    with process() as running:
+        gpus.set_processes(0, {running.pid: 3 << 20})
+        identity, told = identity_of(running), described(agent, running.pid)
+        assert (told["start_ticks"], told["boot_id"]) == (identity.start_ticks, boot_id())
+        assert (told["memory_used_bytes"], told["job_id"], told["is_ours"]) == (3 << 20, None, False)
+        assert told["command"].startswith("python")
+        assert told["user"]
+        assert told["started_at"] is not None
+        assert abs(told["started_at"] - agent.poll([], 0.0)["now"]) < 60
+
+
+def test_what_this_home_started_is_ours_though_its_job_is_gone(gpus: FakeGpus, agent: Agent, home: Path) -> None:
+    ours, theirs = {"PILOTHOUSE_HOME": str(home)}, {"PILOTHOUSE_HOME": f"{home}-of-others"}
+    with process(env=ours) as orphan, process(env=theirs) as stranger:
+        gpus.set_processes(0, {orphan.pid: 1, stranger.pid: 1})
+        assert (described(agent, orphan.pid)["job_id"], described(agent, orphan.pid)["is_ours"]) == (None, True)
+        assert described(agent, stranger.pid)["is_ours"] is False
+
+
+def test_a_descendant_in_a_session_of_its_own_belongs_to_the_job(tmp_path: Path) -> None:
+    leaders = {os.getpid(): 5}
+    watch = ProcessWatch(tmp_path, lambda: leaders)
+    with process(start_new_session=True) as child:
+        told = watch.describer()(child.pid, None)
+        assert (told["job_id"], told["is_ours"]) == (5, True)
+        leaders = {}
+        assert watch.describer()(child.pid, None)["job_id"] is None  # the job has ended, its process hasn't
+
+
+def test_the_same_number_is_not_the_same_process(
+    gpus: FakeGpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = ProcessWatch(tmp_path, dict)
+    with process() as running:
+        first = watch.describer()(running.pid, None)
+        later = ProcessIdentity(running.pid, boot_id(), identity_of(running).start_ticks + 1)
+        monkeypatch.setattr("monitoring.gpu_processes.identify", lambda pid: later)
+        assert first["start_ticks"] != watch.describer()(running.pid, None)["start_ticks"] == later.start_ticks
+
+
+# --- Who may be ended ---
+
+
+def test_an_orphan_of_ours_ends_by_sigterm(gpus: FakeGpus, agent: Agent, home: Path) -> None:
+    with process(env={"PILOTHOUSE_HOME": str(home)}) as orphan:
+        gpus.set_processes(0, {orphan.pid: 1 << 30})
+        assert end(agent, identity_of(orphan)) == {"ended": True, "reason": None}
+        assert orphan.wait(5) == -signal.SIGTERM
+
+
+def test_somebody_elses_wants_a_second_confirmation(gpus: FakeGpus, agent: Agent) -> None:
+    with process() as stranger:
+        gpus.set_processes(0, {stranger.pid: 1 << 30})
+        identity = identity_of(stranger)
+        assert refusal(agent, stranger.pid, identity.start_ticks, identity.boot_id) == "not_ours"
+        assert stranger.poll() is None
+        assert end(agent, identity, others=True)["ended"]
+        assert stranger.wait(5) == -signal.SIGTERM
+
+
+def test_a_live_jobs_process_is_the_jobs_affair(gpus: FakeGpus, agent: Agent, tmp_path: Path) -> None:
+    pid = agent.launch(make_spec(7, until=str(tmp_path / "never")), {})["pid"]
+    assert pid is not None
+    gpus.set_processes(0, {pid: 1})
+    identity = identify(pid)
+    assert identity is not None
+    assert refusal(agent, pid, identity.start_ticks, identity.boot_id, others=True) == "belongs_to_job"
+    assert identify(pid) == identity
+
+
+def test_only_what_is_on_a_gpu_now_can_be_ended(gpus: FakeGpus, agent: Agent) -> None:
+    with process() as bystander:
+        identity = identity_of(bystander)
+        assert refusal(agent, bystander.pid, identity.start_ticks, identity.boot_id, others=True) == "not_on_gpu"
+        gpus.set_processes(0, {bystander.pid: 1})
+        gpus.lose(0)  # then nobody can tell
+        assert refusal(agent, bystander.pid, identity.start_ticks, identity.boot_id, others=True) == "not_on_gpu"
+        assert bystander.poll() is None
+
+
+def test_another_process_with_the_same_number_is_left_alone(gpus: FakeGpus, agent: Agent) -> None:
+    with process() as running:
+        gpus.set_processes(0, {running.pid: 1})
+        identity = identity_of(running)
+        for ticks, boot in ((identity.start_ticks - 1, identity.boot_id), (identity.start_ticks, "another boot")):
+            assert refusal(agent, running.pid, ticks, boot, others=True) == "other_process"
+        assert running.poll() is None
+
+
+def test_no_process_is_named_that_must_never_be_ended(gpus: FakeGpus, agent: Agent) -> None:
+    gpus.set(**{"0.processes": f"1:1,{os.getpid()}:1,{os.getppid()}:1"})
+    own = identify(os.getpid())
+    assert own is not None
+    for pid in (1, 0, -1, os.getpid(), os.getppid(), True, "7", None):
+        assert refusal(agent, pid, own.start_ticks, own.boot_id, others=True) == "bad_call"
+
+
+def test_what_has_ended_already_is_no_error(gpus: FakeGpus, agent: Agent) -> None:
+    with process() as running:
+        identity = identity_of(running)
+        running.kill()
+        wait_for(lambda: Path(f"/proc/{running.pid}/stat").read_text().split()[2] == "Z", "a zombie")
+        told = {"ended": False, "reason": f"Process {running.pid} had ended before."}
+        assert end(agent, identity) == told
+    assert end(agent, identity) == told
+
+
+def test_what_does_not_heed_sigterm_is_killed(tmp_path: Path) -> None:
+    with process(sys.executable, "-S", "-c", DEAF) as deaf:
+        answer = end_process(identity_of(deaf), term_grace_seconds=0.1)
+        assert answer == {"ended": True, "reason": "It didn't heed SIGTERM within 0.1 s and was killed."}
+        assert deaf.wait(5) == -signal.SIGKILL
+
+
+def test_what_outlives_sigkill_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("monitoring.gpu_processes.send", lambda identity, number: True)  # as a hung driver has it
+    with process() as running:
+        answer = end_process(identity_of(running), term_grace_seconds=0.05, kill_grace_seconds=0.05)
+    assert not answer["ended"]
+    assert (
+        answer["reason"] is not None and "lives on after SIGKILL" in answer["reason"] and "reboot" in answer["reason"]
+    )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="takes root to be nobody")
+def test_another_users_process_is_refused_with_the_line_that_ends_it() -> None:
+    with process() as running:
+        identity = identity_of(running)
+        reader, writer = os.pipe()
+        if not (child := os.fork()):
+            os.setuid(NOBODY)
+            try:
+                end_process(identity)
+            except AgentFaultError as error:
+                os.write(writer, f"{error.fault['code']}\n{error.fault['fix']}".encode())
+            os._exit(0)
+        os.close(writer)
+        os.waitpid(child, 0)
+        with os.fdopen(reader) as stream:
+            assert stream.read() == f"not_permitted\nOn the host, type: sudo kill {running.pid}"
+        assert running.poll() is None
+
+
+def test_a_process_is_ended_through_the_socket(nvml_library: Path, home: Path, tmp_path: Path) -> None:
+    gpus = FakeGpus(tmp_path / "nvml.txt")
+    environment = {"LD_LIBRARY_PATH": str(nvml_library.parent), "FAKE_NVML": str(gpus.path)}
+    with agent_process(home, **environment), process(env={"PILOTHOUSE_HOME": str(home)}, cwd=CHECKOUT) as orphan:
+        gpus.set_processes(0, {orphan.pid: 1})
+        identity = identity_of(orphan)
+        args = {"pid": identity.pid, "start_ticks": identity.start_ticks, "boot_id": identity.boot_id, "others": False}
+        assert call(home, "end_process", **args) == {"ended": True, "reason": None}
+        with pytest.raises(AgentFaultError, match="never ended"):
+            call(home, "end_process", **{**args, "pid": 1})
