@@ -12,20 +12,22 @@ from controlplane.pages import context
 from controlplane.pages.instruments import gpu_cards
 from controlplane.pages.lately import sentences
 from controlplane.pages.topics import mark
-from controlplane.services import deployments, hosts, jobs, models, runs
+from controlplane.services import alerts, deployments, hosts, jobs, models, runs
 
 LATELY_LINES = 8
+ALERTS_SHOWN = 3
 
 
 def bridge(request: HttpRequest) -> HttpResponse:
     """The whole page."""
-    live = mark("jobs", "hosts", "models", "datasets")
-    return render(request, "bridge/bridge.html", {"live": live, **_instruments(), **_running(), **_work(), **_lately()})
+    live = mark("jobs", "hosts", "models", "datasets", "alerts")
+    parts = {**_alerts(), **_instruments(), **_running(), **_work(), **_lately()}
+    return render(request, "bridge/bridge.html", {"live": live, **parts})
 
 
 def part(request: HttpRequest, name: str) -> HttpResponse:
     """One part of the page, drawn anew when something was announced."""
-    makers = {"instruments": _instruments, "running": _running, "work": _work, "lately": _lately}
+    makers = {"instruments": _instruments, "running": _running, "work": _work, "lately": _lately, "alerts": _alerts}
     if name not in makers:
         raise NotFoundError(f"The bridge has no part {name!r}.")
     shown = request.GET.get("run", "")
@@ -38,6 +40,13 @@ def part(request: HttpRequest, name: str) -> HttpResponse:
 def navigation(request: HttpRequest) -> HttpResponse:
     """The navigation's lines with their counts, as seen from the page `at`."""
     return render(request, "fragments/places.html", {"places": context.places(request.GET.get("at", "/"))})
+
+
+def _alerts() -> dict[str, Any]:
+    """What goes on that nobody has seen yet, the most urgent first."""
+    rows = alerts.open_alerts().filter(acknowledged_at=None)
+    count = rows.count()
+    return {"alert_strip": rows[:ALERTS_SHOWN], "more_alerts": max(0, count - ALERTS_SHOWN)}
 
 
 def _instruments() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from django.utils.functional import SimpleLazyObject
 from controlplane.models import Dataset, Host, Job, Run
 from controlplane.models.access import Role
 from controlplane.models.jobs import Kind, Status
-from controlplane.services import models
+from controlplane.services import alerts, models
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,12 @@ PLACES: tuple[tuple[str, str, Callable[[], int] | None], ...] = (
     ("Chat", "chat", None),
     ("Queue", "queue", _open_jobs),
     ("Hosts", "hosts", Host.objects.count),
+    ("Alerts", "alerts", alerts.unseen_count),
     ("Settings", "settings", None),
 )
+
+UNDER = {"hosts": ("/power/",)}
+"""Addresses of pages that belong to a place without lying under it."""
 
 
 def places(path: str) -> list[Place]:
@@ -49,7 +53,7 @@ def places(path: str) -> list[Place]:
     found = []
     for name, view, count in PLACES:
         url = reverse(view)
-        is_current = path == url if url == "/" else path.startswith(url)
+        is_current = path == url if url == "/" else path.startswith((url, *UNDER.get(view, ())))
         found.append(Place(name, url, view, is_current, count() if count else None))
     return found
 

@@ -170,7 +170,8 @@ def _sentence(text: str) -> str:
 
 
 def _refuse_taken(name: str, but_id: int | None = None) -> None:
-    if AlertRoute.objects.filter(name=name.strip()).exclude(pk=but_id).exists():
+    same = AlertRoute.objects.filter(name=name.strip())
+    if (same if but_id is None else same.exclude(pk=but_id)).exists():
         raise ConflictError(f"There is already a route called {name.strip()}.")
 
 

@@ -87,7 +87,7 @@ def offline_hosts() -> Iterable[Finding]:
         yield Finding(
             host.name, Severity.CRITICAL,
             f"The agent of {host.name} hasn't answered since {_clock(host.last_seen_at)}: {host.fault}",
-            fix="Is the machine up and on the network? `systemctl status pilothouse-agent` there says more.",
+            fix="Is the machine up and on the network? systemctl status pilothouse-agent says more there.",
             url=f"/hosts/{host.name}/",
         )  # fmt: skip
 
@@ -109,7 +109,7 @@ def _deaf_driver(host: Host, fault: str, since: float | None) -> Finding:
     when = f" since {_clock(datetime.fromtimestamp(since, timezone.get_current_timezone()))}" if since else ""
     return Finding(
         f"GPUs of {host.name}", Severity.CRITICAL, f"No GPU of {host.name} can be read{when}: {fault}",
-        fix="`nvidia-smi` on the host and `dmesg | grep -i nvrm` say more; a driver that hangs needs a reboot.",
+        fix="nvidia-smi and dmesg on the host say more; a driver that hangs needs a reboot.",
         url=f"/hosts/{host.name}/",
     )  # fmt: skip
 
@@ -123,7 +123,7 @@ def _lost_cards(host: Host, known: list[Gpu]) -> Iterable[Finding]:
         yield Finding(
             f"GPU {gpu.index} on {host.name}", Severity.CRITICAL,
             f"GPU {gpu.index} ({gpu.name}) on {host.name} is lost: {fault}",
-            fix="`dmesg | grep -i xid` on the host says why; a card that fell off the bus needs a reboot.",
+            fix="The host's kernel log says why (dmesg, lines with Xid); a card off the bus needs a reboot.",
             url=f"/hosts/{host.name}/",
         )  # fmt: skip
 
@@ -191,8 +191,8 @@ class QueueWatch:
 
 def _waits_since(job: Job) -> datetime:
     """When a pending job could have started first."""
-    last = job.attempts.aggregate(last=Max("ended_at"))["last"]
-    return max(filter(None, (job.created_at, job.not_before, last)))
+    last: datetime | None = job.attempts.aggregate(last=Max("ended_at"))["last"]
+    return max(moment for moment in (job.created_at, job.not_before, last) if moment is not None)
 
 
 def _stuck(lane: str, waiting: list[Job], limit_seconds: float) -> Finding:
@@ -220,7 +220,8 @@ def engines_down() -> Iterable[Finding]:
     if row is None:
         return
     last = Attempt.objects.filter(job_id=row.job_id).order_by("-number").first()
-    since = max(filter(None, (row.created_at, row.ready_at, last and last.created_at, last and last.ended_at)))
+    moments = (row.created_at, row.ready_at, *((last.created_at, last.ended_at) if last else ()))
+    since = max(moment for moment in moments if moment is not None)
     if timezone.now() - since < limit:
         return
     yield Finding(

@@ -6,6 +6,7 @@ import "./dialogs.js";
 import "./palette.js";
 import "./time.js";
 import "./toasts.js";
+import "./alerts.js";
 
 function showTheme() {
   const chosen = window.pilothouseTheme.choice();

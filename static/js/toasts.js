@@ -1,10 +1,17 @@
 // A sentence in the corner for what has no place of its own on the page.
 
-export function toast(text, tone = "error") {
+// `link` {text, url}: where more is said.
+export function toast(text, tone = "error", link = null) {
   const box = document.createElement("div");
   box.className = `message ${tone}`;
   const line = document.createElement("p");
-  line.textContent = text;
+  line.textContent = link ? `${text} ` : text;
+  if (link) {
+    const more = document.createElement("a");
+    more.href = link.url;
+    more.textContent = link.text;
+    line.append(more);
+  }
   const close = document.createElement("button");
   close.type = "button";
   close.className = "close";

@@ -1,5 +1,6 @@
 """Routes: which addresses are taken, what may be shown of them, what a route may not be."""
 
+import subprocess
 from datetime import time
 from typing import Any
 
@@ -76,14 +77,14 @@ def test_a_process_that_dies_is_told_of_and_not_taken_for_an_answer(monkeypatch:
 
 def test_such_a_process_knows_no_secret_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    start = sending.subprocess.Popen
+    start = subprocess.Popen
 
     def noting(arguments: list[str], **options: Any) -> Any:
         seen.update(options["env"], arguments=" ".join(arguments))
         return start(arguments, **options)
 
     monkeypatch.setenv("HF_TOKEN", "hub-secret")
-    monkeypatch.setattr(sending.subprocess, "Popen", noting)
+    monkeypatch.setattr(subprocess, "Popen", noting)
     sending.describe(SLACK)
     assert "hub-secret" not in str(seen)
     assert "TIiajkdnlazkcOXrIdevi7FQ" not in str(seen)

@@ -31,7 +31,7 @@ def receiver() -> Iterator[Receiver]:
         yield one
 
 
-def make_route(url: str = "json://127.0.0.1:9/x", name: str = "hook", **fields: Any) -> AlertRoute:
+def make_route(url: str = "json://127.0.0.1:9/x", name: str = "hook", /, **fields: Any) -> AlertRoute:
     """A route as `alert_routes.create` stores it, without asking Apprise."""
     known = {"masked_url": "json://127.0.0.1/****", "service": "JSON", "created_by": "somebody"}
     return AlertRoute.objects.create(name=name, url=url, **{**known, **fields})
@@ -224,7 +224,7 @@ def test_quiet_hours_are_of_the_local_day(clock: str, begins: time, until: time,
     assert (found and found.strftime("%Y-%m-%d %H:%M")) == ends
 
 
-def hours_around_now() -> dict[str, time]:
+def hours_around_now() -> dict[str, Any]:
     """Quiet hours that began an hour ago and end in an hour."""
     now = timezone.localtime()
     return {"quiet_from": (now - timedelta(hours=1)).time(), "quiet_until": (now + timedelta(hours=1)).time()}

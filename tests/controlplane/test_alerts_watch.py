@@ -1,5 +1,6 @@
 """Each rule of something that goes on: when it fires, when it holds on, when it ends."""
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -192,7 +193,7 @@ def test_jobs_behind_one_that_tells_nothing_any_more_are_stuck(monkeypatch: pyte
     wait_long(factories.make_run().job)
     clock = [0.0]
     watch = alert_watch.QueueWatch()
-    monkeypatch.setattr(alert_watch.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     assert list(watch.findings()) == []
     clock[0] = 1801.0
     assert [finding.subject for finding in watch.findings()] == ["queue of train jobs"]
