@@ -93,3 +93,13 @@ def test_no_model_is_fetched_where_none_is_wanted(
     call_command("prepare", no_starter=by == "option", stdout=io.StringIO())
     assert User.objects.exists()
     assert not LanguageModel.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_journal_gets_no_password(home: Path, sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("controlplane.management.commands.prepare.ensure_agent", lambda _home: None)
+    said = io.StringIO()
+    call_command("prepare", no_starter=True, no_password=True, stdout=said)
+    password = (home / "admin-password").read_text().partition("password: ")[2].strip()
+    assert password not in said.getvalue()
+    assert str(home / "admin-password") in said.getvalue()
