@@ -31,6 +31,31 @@ def receiver() -> Iterator[Receiver]:
         yield one
 
 
+class PostBox:
+    """Takes every message at once, without a process: for tests of what is sent when."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, str]] = []
+
+    def __call__(self, _url: str, title: str, body: str, kind: str) -> "PostBox":
+        self.messages.append({"title": title, "message": body, "type": kind})
+        return self
+
+    def error(self) -> str:
+        return ""
+
+    @property
+    def titles(self) -> list[str]:
+        return [message["title"] for message in self.messages]
+
+
+@pytest.fixture
+def post_box(monkeypatch: pytest.MonkeyPatch) -> PostBox:
+    box = PostBox()
+    monkeypatch.setattr(sending, "Sending", box)
+    return box
+
+
 def make_route(url: str = "json://127.0.0.1:9/x", name: str = "hook", /, **fields: Any) -> AlertRoute:
     """A route as `alert_routes.create` stores it, without asking Apprise."""
     known = {"masked_url": "json://127.0.0.1/****", "service": "JSON", "created_by": "somebody"}
@@ -77,23 +102,23 @@ def test_an_alert_and_its_end_arrive_once_each(receiver: Receiver) -> None:
     assert AlertRoute.objects.get().last_sent_at is not None
 
 
-def test_what_comes_together_goes_out_as_one_message(receiver: Receiver) -> None:
-    make_route(receiver.url, minimum_severity="info")
+def test_what_comes_together_goes_out_as_one_message(post_box: PostBox) -> None:
+    make_route(minimum_severity="info")
     for number in range(25):
         alerts.fire("disk", f"disk {number}", "warning", "Little room.")
     alerts.fire("run_finished", "run 1", "info", "Run 1 is done.")
     deliver()
-    (message,) = receiver.messages
+    (message,) = post_box.messages
     assert message["title"] == "Pilothouse: 26 alerts (25 warning, 1 info)"
     assert "and 6 more" in message["message"]
     assert {status for _event, status in states()} == {"sent"}
 
 
-def test_a_route_gets_what_it_asks_for(receiver: Receiver) -> None:
-    make_route(receiver.url, "all", minimum_severity="info")
-    make_route(receiver.url, "urgent", minimum_severity="critical")
-    make_route(receiver.url, "runs", minimum_severity="info", rules=["run_failed", "run_finished"])
-    make_route(receiver.url, "off", is_enabled=False)
+def test_a_route_gets_what_it_asks_for(post_box: PostBox) -> None:
+    make_route("json://h/x", "all", minimum_severity="info")
+    make_route("json://h/x", "urgent", minimum_severity="critical")
+    make_route("json://h/x", "runs", minimum_severity="info", rules=["run_failed", "run_finished"])
+    make_route("json://h/x", "off", is_enabled=False)
     alerts.fire("run_finished", "run 1", "info", "Done.")
     alerts.fire("disk", "/", "critical", "Full.")
     wanted = AlertDelivery.objects.values_list("route__name", "alert__rule")
@@ -125,8 +150,8 @@ def test_a_receiver_that_fails_is_tried_again_later_and_told_then(receiver: Rece
     assert AlertRoute.objects.get().last_error == ""
 
 
-def test_after_many_tries_it_is_given_up_and_the_pauses_grow(receiver: Receiver) -> None:
-    make_route(receiver.url)
+def test_after_many_tries_it_is_given_up_and_the_pauses_grow(post_box: PostBox) -> None:
+    make_route()
     alerts.fire("disk", "/", "warning", "Little room.")
     row = AlertDelivery.objects.get()
     pauses = []
@@ -157,26 +182,26 @@ def test_a_hung_receiver_holds_up_nobody_and_is_ended(receiver: Receiver, monkey
     assert hung_row.error
 
 
-def test_an_alert_that_is_over_before_it_could_be_told_is_one_message(receiver: Receiver) -> None:
-    make_route(receiver.url)
+def test_an_alert_that_is_over_before_it_could_be_told_is_one_message(post_box: PostBox) -> None:
+    make_route()
     alerts.fire("disk", "/", "warning", "Little room.")
     alerts.end("disk", "/")
     deliver()
-    (message,) = receiver.messages
+    (message,) = post_box.messages
     assert "It went on from" in message["message"]
     assert message["type"] == "success"
     assert states() == [("fired", "sent")]
 
 
-def test_what_a_killed_web_server_had_begun_is_sent_when_its_lease_is_over(receiver: Receiver) -> None:
-    route = make_route(receiver.url)
+def test_what_a_killed_web_server_had_begun_is_sent_when_its_lease_is_over(post_box: PostBox) -> None:
+    route = make_route()
     alerts.fire("disk", "/", "warning", "Little room.")
     notifications._claim(route)
     deliver()
-    assert receiver.messages == [], "somebody may be sending it still"
+    assert post_box.messages == [], "somebody may be sending it still"
     shift(seconds=notifications.LEASE.total_seconds())
     deliver()
-    assert (len(receiver.messages), states()) == (1, [("fired", "sent")])
+    assert (len(post_box.messages), states()) == (1, [("fired", "sent")])
 
 
 def test_two_who_claim_the_same_get_it_once() -> None:
@@ -231,40 +256,40 @@ def hours_around_now() -> dict[str, Any]:
 
 
 def test_in_quiet_hours_only_what_is_critical_goes_out_and_the_rest_comes_together_afterwards(
-    receiver: Receiver,
+    post_box: PostBox,
 ) -> None:
-    make_route(receiver.url, minimum_severity="info", **hours_around_now())
+    make_route(minimum_severity="info", **hours_around_now())
     alerts.fire("gpu_lost", "GPU 0", "critical", "Gone.")
     alerts.fire("disk", "/", "warning", "Little room.")
     alerts.fire("power_drift", "GPU 1", "warning", "Another limit.")
     alerts.fire("run_finished", "run 1", "info", "Done.")
     alerts.end("power_drift", "GPU 1")
     deliver()
-    assert receiver.titles == ["Pilothouse: [critical] GPU lost: GPU 0"]
+    assert post_box.titles == ["Pilothouse: [critical] GPU lost: GPU 0"]
     alerts.end("gpu_lost", "GPU 0")
     deliver()
-    assert receiver.titles[1:] == ["Pilothouse: [over] GPU lost: GPU 0"], "who was woken hears that it is over"
+    assert post_box.titles[1:] == ["Pilothouse: [over] GPU lost: GPU 0"], "who was woken hears that it is over"
     shift(hours=1)
     deliver()
-    assert receiver.titles[2:] == ["Pilothouse: 3 alerts (2 warning, 1 info)"]
-    assert "It went on from" in receiver.messages[2]["message"]
+    assert post_box.titles[2:] == ["Pilothouse: 3 alerts (2 warning, 1 info)"]
+    assert "It went on from" in post_box.messages[2]["message"]
 
 
-def test_what_gets_critical_in_quiet_hours_waits_no_longer(receiver: Receiver) -> None:
-    make_route(receiver.url, **hours_around_now())
+def test_what_gets_critical_in_quiet_hours_waits_no_longer(post_box: PostBox) -> None:
+    make_route(**hours_around_now())
     alerts.fire("disk", "/", "warning", "5 GiB left.")
     deliver()
-    assert receiver.titles == []
+    assert post_box.titles == []
     alerts.fire("disk", "/", "critical", "1 GiB left.")
     deliver()
-    assert receiver.titles == ["Pilothouse: [critical] Disk nearly full: /"]
+    assert post_box.titles == ["Pilothouse: [critical] Disk nearly full: /"]
 
 
 # --- Told again -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_critical_is_told_again_every_hour_until_somebody_has_seen_it(receiver: Receiver) -> None:
-    make_route(receiver.url)
+def test_what_is_critical_is_told_again_every_hour_until_somebody_has_seen_it(post_box: PostBox) -> None:
+    make_route()
     alert = alerts.fire("gpu_lost", "GPU 0", "critical", "Gone.")
     alerts.fire("disk", "/", "warning", "Little room.")
     deliver()
@@ -273,8 +298,8 @@ def test_what_is_critical_is_told_again_every_hour_until_somebody_has_seen_it(re
         alert_routes.plan_reminders()
         alert_routes.plan_reminders()
         deliver()
-        assert len(receiver.messages) == arrived
-    assert receiver.titles[1:] == ["Pilothouse: [critical] GPU lost: GPU 0 (still)"] * 2
+        assert len(post_box.messages) == arrived
+    assert post_box.titles[1:] == ["Pilothouse: [critical] GPU lost: GPU 0 (still)"] * 2
     shift(minutes=61)
     alert_routes.plan_reminders()
     alerts.acknowledge(SYSTEM, alert.pk)
@@ -292,13 +317,13 @@ def test_reminders_can_be_switched_off() -> None:
     assert AlertDelivery.objects.count() == 1
 
 
-def test_a_warning_that_was_told_and_gets_critical_is_told_again(receiver: Receiver) -> None:
-    make_route(receiver.url)
+def test_a_warning_that_was_told_and_gets_critical_is_told_again(post_box: PostBox) -> None:
+    make_route()
     alerts.fire("disk", "/", "warning", "5 GiB left.")
     deliver()
     alerts.fire("disk", "/", "critical", "1 GiB left.")
     deliver()
-    assert receiver.titles[1:] == ["Pilothouse: [critical] Disk nearly full: / (still)"]
+    assert post_box.titles[1:] == ["Pilothouse: [critical] Disk nearly full: / (still)"]
 
 
 # --- Routes -----------------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 
 @pytest.fixture(autouse=True)
 def quick_pages(settings: Settings) -> None:
-    """Pages name their static files without a collected manifest."""
+    """Pages name their static files without a collected manifest, and logging in costs no second of hashing."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
     settings.STORAGES = {**settings.STORAGES, "staticfiles": plain}
 
