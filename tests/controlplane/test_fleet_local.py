@@ -72,6 +72,13 @@ def test_gpus_are_read_and_their_power_is_set(home: Path, tmp_path: Path) -> Non
         with pytest.raises(AgentRefusedError, match="from 100 to 366 W") as caught:
             carrier.set_power(gpus.uuid(1), 900.0, strict=True)
         assert caught.value.code == "out_of_range"
+        persistence = carrier.set_persistence(gpus.uuid(0), True, restore_at_stop=True)
+        assert (persistence["set"], persistence["enabled"]) == (True, True)
+        samples = carrier.poll([], 0.0)["samples"]
+        assert samples == [] or f"{gpus.uuid(0)}/power_draw_watts" in samples[0]["values"]
+        with pytest.raises(AgentRefusedError, match="never ended") as caught:
+            carrier.end_process(1, 0, "")
+        assert caught.value.code == "bad_call"
 
 
 def test_many_threads_share_a_carrier(carrier: Carrier, home: Path, tmp_path: Path) -> None:
