@@ -22,6 +22,8 @@ WORDS = {
     "model.activate": "{actor} activated {target}", "power.set": "{actor} set the power of {target} to {profile}",
     "key.create": "{actor} made the key {target}", "key.revoke": "{actor} revoked the key {target}",
     "person.create": "{actor} added {target}", "person.role": "{actor} made {target} {role}",
+    "alert.acknowledge": "{actor} has seen the alert about {subject}",
+    "alert_route.create": "{actor} made the route {target}", "alert_route.delete": "{actor} deleted the route {target}",
     "setting.put": "{actor} set {target} to {value}", "job.cancel": "{actor} cancelled {target}",
     "job.stop": "{actor} stopped {target}", "job.pause": "{actor} paused {target}",
     "job.priority": "{actor} gave {target} the priority {priority}", "deployment.ready": "{model} is being served",

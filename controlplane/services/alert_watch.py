@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.db.models import Max
 from django.utils import timezone
@@ -16,7 +16,7 @@ from django.utils import timezone
 from controlplane.fleet.protocol import DiskReading
 from controlplane.kinds.registry import kind_of
 from controlplane.models import Alert, Attempt, Deployment, Gpu, Host, Job
-from controlplane.models.alerts import Severity
+from controlplane.models.alerts import RANK, Severity
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Status
 from controlplane.services import alert_routes, alerts, settings
@@ -24,6 +24,9 @@ from controlplane.services import alert_routes, alerts, settings
 log = logging.getLogger(__name__)
 CALM = timedelta(seconds=20)
 """How long it must have been well before an alert ends."""
+
+PATIENCE = timedelta(seconds=10)
+"""How long a driver may be silent, or a card unnamed, before it is lost: one late answer is no alert."""
 
 MISSING_GPU_DAYS = 7
 """A card that its host hasn't named for longer was taken out."""
@@ -60,11 +63,14 @@ def look() -> None:
 
 
 def settle(rule: str, findings: list[Finding]) -> None:
-    """Fires what is new or says something new, keeps what goes on, ends what has been well for a while."""
+    """Fires what is new or worse, keeps what goes on, ends what has been well for a while.
+
+    An alert stays as urgent as it was at its worst, so that what wavers about a limit isn't told again and again.
+    """
     open_now = {alert.subject: alert for alert in Alert.objects.filter(rule=rule, ended_at=None)}
     for found in findings:
         alert = open_now.pop(found.subject, None)
-        is_news = alert is None or found.severity != alert.severity
+        is_news = alert is None or RANK[found.severity] > RANK[alert.severity]
         if is_news and not found.only_keeps:
             alerts.fire(rule, found.subject, found.severity, found.message, fix=found.fix, url=found.url)
         elif alert is not None:
@@ -95,36 +101,42 @@ def offline_hosts() -> Iterable[Finding]:
 def lost_gpus() -> Iterable[Finding]:
     """Drivers that don't answer, cards with a fault, cards that are gone, on hosts that can be reached."""
     for host in Host.objects.prefetch_related("gpus"):
-        known = [gpu for gpu in host.gpus.all() if gpu.seen_at > timezone.now() - timedelta(days=MISSING_GPU_DAYS)]
-        if not host.is_online or not known:
+        if not host.is_online:
             continue
-        reading = host.reading
-        if reading.get("gpu_fault"):
-            yield _deaf_driver(host, str(reading["gpu_fault"]), reading.get("gpu_fault_since"))
-        else:
-            yield from _lost_cards(host, known)
+        oldest = timezone.now() - timedelta(days=MISSING_GPU_DAYS)
+        known = [gpu for gpu in host.gpus.all() if gpu.seen_at > oldest]
+        deaf = _deaf_driver(host, known)
+        yield from [deaf] if deaf else _lost_cards(host, known)
 
 
-def _deaf_driver(host: Host, fault: str, since: float | None) -> Finding:
-    when = f" since {_clock(datetime.fromtimestamp(since, timezone.get_current_timezone()))}" if since else ""
+def _deaf_driver(host: Host, known: list[Gpu]) -> Finding | None:
+    """The driver as a whole: one finding, not one a card. Where there never was a card, its absence is no fault."""
+    fault, since = host.reading.get("gpu_fault"), host.reading.get("gpu_fault_since")
+    if since is not None:
+        began = datetime.fromtimestamp(since, UTC)
+    elif fault and known and not host.reading.get("gpus"):
+        began = max(gpu.seen_at for gpu in known)
+    else:
+        return None
     return Finding(
-        f"GPUs of {host.name}", Severity.CRITICAL, f"No GPU of {host.name} can be read{when}: {fault}",
+        f"GPUs of {host.name}", Severity.CRITICAL, f"No GPU of {host.name} can be read since {_clock(began)}: {fault}",
         fix="nvidia-smi and dmesg on the host say more; a driver that hangs needs a reboot.",
-        url=f"/hosts/{host.name}/",
+        url=f"/hosts/{host.name}/", only_keeps=timezone.now() - began < PATIENCE,
     )  # fmt: skip
 
 
 def _lost_cards(host: Host, known: list[Gpu]) -> Iterable[Finding]:
     named = {gpu["uuid"]: gpu for gpu in host.reading.get("gpus", [])}
     for gpu in known:
-        if gpu.uuid in named and not named[gpu.uuid].get("fault"):
+        fault = named.get(gpu.uuid, {}).get("fault")
+        if gpu.uuid in named and not fault:
             continue
-        fault = named.get(gpu.uuid, {}).get("fault") or f"the driver hasn't named it since {_clock(gpu.seen_at)}."
+        words = fault or f"the driver hasn't named it since {_clock(gpu.seen_at)}."
         yield Finding(
             f"GPU {gpu.index} on {host.name}", Severity.CRITICAL,
-            f"GPU {gpu.index} ({gpu.name}) on {host.name} is lost: {fault}",
+            f"GPU {gpu.index} ({gpu.name}) on {host.name} is lost: {words}",
             fix="The host's kernel log says why (dmesg, lines with Xid); a card off the bus needs a reboot.",
-            url=f"/hosts/{host.name}/",
+            url=f"/hosts/{host.name}/", only_keeps=not fault and timezone.now() - gpu.seen_at < PATIENCE,
         )  # fmt: skip
 
 
@@ -169,10 +181,13 @@ class QueueWatch:
         limit_seconds = 60.0 * settings.get("alerts.queue_stuck_minutes")
         going = self._lanes_that_work(limit_seconds)
         waiting: dict[str, list[Job]] = {}
-        for job in Job.objects.filter(status=Status.PENDING).order_by("-priority", "position", "id"):
-            since = _waits_since(job)
-            if (timezone.now() - since).total_seconds() > limit_seconds and kind_of(job).lane not in going:
-                waiting.setdefault(kind_of(job).lane, []).append(job)
+        pending = Job.objects.filter(status=Status.PENDING).annotate(last_ended_at=Max("attempts__ended_at"))
+        for job in pending.order_by("-priority", "position", "id"):
+            lane = kind_of(job).lane
+            moments = (job.created_at, job.not_before, job.last_ended_at)
+            since = max(moment for moment in moments if moment is not None)
+            if lane not in going and (timezone.now() - since).total_seconds() > limit_seconds:
+                waiting.setdefault(lane, []).append(job)
         return [_stuck(lane, jobs, limit_seconds) for lane, jobs in waiting.items()]
 
     def _lanes_that_work(self, limit_seconds: float) -> set[str]:
@@ -187,12 +202,6 @@ class QueueWatch:
             for key, row in present.items()
             if time.monotonic() - self._heard[key][1] <= limit_seconds
         }
-
-
-def _waits_since(job: Job) -> datetime:
-    """When a pending job could have started first."""
-    last: datetime | None = job.attempts.aggregate(last=Max("ended_at"))["last"]
-    return max(moment for moment in (job.created_at, job.not_before, last) if moment is not None)
 
 
 def _stuck(lane: str, waiting: list[Job], limit_seconds: float) -> Finding:

@@ -99,6 +99,8 @@ def test_a_card_that_reports_a_fault_is_lost() -> None:
 def test_a_card_that_its_host_no_longer_names_is_lost_until_it_counts_as_taken_out() -> None:
     host = factories.make_host("tower", gpus=2)
     change_reading(host, gpus=host.reading["gpus"][:1])
+    assert look() == [], "it may only be late"
+    Gpu.objects.filter(index=1).update(seen_at=ago(11))
     assert look() == [("gpu_lost", "GPU 1 on tower", "critical")]
     Gpu.objects.filter(index=1).update(seen_at=ago(8 * 86400))
     be_calm()
@@ -107,14 +109,32 @@ def test_a_card_that_its_host_no_longer_names_is_lost_until_it_counts_as_taken_o
 
 def test_a_driver_that_does_not_answer_is_one_alert_and_not_one_a_card() -> None:
     host = factories.make_host("tower", gpus=4)
-    change_reading(host, gpu_fault="The driver doesn't answer.", gpu_fault_since=timezone.now().timestamp())
+    cards = [{**card, "fault": "The driver doesn't answer."} for card in host.reading["gpus"]]
+    change_reading(host, gpus=cards, gpu_fault="The driver doesn't answer.", gpu_fault_since=ago(9).timestamp())
+    assert look() == [], "one late answer is no alert"
+    change_reading(host, gpu_fault_since=ago(11).timestamp())
     assert look() == [("gpu_lost", "GPUs of tower", "critical")]
+
+
+def test_a_driver_that_is_gone_altogether_is_told_where_there_were_cards() -> None:
+    host = factories.make_host("tower", gpus=2)
+    change_reading(host, gpus=[], gpu_fault="No NVIDIA driver on this host.")
+    Gpu.objects.update(seen_at=ago(11))
+    assert look() == [("gpu_lost", "GPUs of tower", "critical")]
+
+
+def test_faults_of_single_cards_are_told_by_card_though_the_host_sums_them_up() -> None:
+    host = factories.make_host("tower", gpus=2)
+    cards = [{**host.reading["gpus"][0], "fault": "GPU is lost."}, host.reading["gpus"][1]]
+    change_reading(host, gpus=cards, gpu_fault="GPU is lost.")
+    assert look() == [("gpu_lost", "GPU 0 on tower", "critical")]
 
 
 def test_a_host_that_never_had_a_card_has_lost_none_and_neither_has_one_that_is_away() -> None:
     factories.make_host("bare")
     away = factories.make_host("away", gpus=1, online=False)
     change_reading(away, gpus=[])
+    Gpu.objects.update(seen_at=ago(60))
     assert look() == []
 
 
@@ -141,6 +161,9 @@ def test_the_disk_of_the_home_folder_has_two_limits_and_some_room_between_begin_
     assert look() == [("disk", "/data on tower", "warning")], "not enough to say that it is well again"
     set_disk(host, 12)
     assert look() == [("disk", "/data on tower", "critical")]
+    set_disk(host, 13)
+    assert look() == [("disk", "/data on tower", "critical")], "it stays as urgent as it was at its worst"
+    assert Alert.objects.get().count == 2
     set_disk(host, 60)
     be_calm()
     assert look() == []
