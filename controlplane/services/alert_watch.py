@@ -19,7 +19,7 @@ from controlplane.models import Alert, Attempt, Deployment, Gpu, Host, Job
 from controlplane.models.alerts import RANK, Severity
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Status
-from controlplane.services import alert_routes, alerts, settings
+from controlplane.services import alert_routes, alerts, run_alerts, settings
 
 log = logging.getLogger(__name__)
 CALM = timedelta(seconds=20)
@@ -59,6 +59,7 @@ def look() -> None:
         except Exception:  # the other rules must be looked at
             log.exception("the rule %s could not be looked at", rule)
     fire_failed_engines()
+    run_alerts.end_of_deleted_runs()
     alert_routes.plan_reminders()
 
 

@@ -81,6 +81,15 @@ def _lost(run: Run, key: str, step: int, value: float) -> None:
     )  # fmt: skip
 
 
+def end_of_deleted_runs() -> None:
+    """What is open about runs that have been deleted is over."""
+    rows = Alert.objects.filter(rule__in=("run_failed", "loss_nan"), ended_at=None)
+    known = {f"run {pk}" for pk in Run.objects.values_list("pk", flat=True)} if rows.exists() else set()
+    for alert in rows:
+        if alert.subject not in known:
+            alerts.end(alert.rule, alert.subject)
+
+
 def subject(run: Run) -> str:
     """What alerts call a run."""
     return f"run {run.pk}"

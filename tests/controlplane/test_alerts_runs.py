@@ -10,7 +10,7 @@ from controlplane.fleet.protocol import AttemptNews
 from controlplane.models import Alert, Attempt, Run
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
-from controlplane.services import alerts, ingest, jobs
+from controlplane.services import alerts, ingest, jobs, run_alerts
 from tests import factories
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
@@ -103,6 +103,16 @@ def test_a_loss_that_is_no_number_is_told_once_an_attempt(value: str, word: str)
     ingest.store(news(attempt, state="exited", code=9))
     ingest.store(news(begin(run), metrics(2, eval_loss=value)))
     assert rules() == ["loss_nan", "loss_nan"]
+
+
+def test_what_is_open_about_a_deleted_run_is_over() -> None:
+    run, attempt = running()
+    ingest.store(news(attempt, metrics(1, loss="NaN")))
+    run_alerts.end_of_deleted_runs()
+    assert Alert.objects.get().ended_at is None
+    run.delete()
+    run_alerts.end_of_deleted_runs()
+    assert Alert.objects.get().ended_at is not None
 
 
 def test_other_figures_may_be_anything() -> None:
