@@ -67,3 +67,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("name", ["up", "test", "setup"])
 def test_scripts_are_executable(name: str) -> None:
     assert os.access(CHECKOUT / "bin" / name, os.X_OK)
+
+
+def test_operations_lists_its_sections() -> None:
+    """A section that is added is added to the contents too, in its place."""
+    text = (CHECKOUT / "docs" / "operations.md").read_text()
+    contents, _, rest = text.partition("\n## ")
+    sections = re.findall(r"^## (.+)$", f"## {rest}", re.MULTILINE)
+    assert re.findall(r"^- \[(.+)\]\(#", contents, re.MULTILINE) == sections
