@@ -70,8 +70,8 @@ class GpuCard:
 
     @property
     def holders(self) -> str:
-        """Who held memory when this was drawn: the card is drawn anew when that changes."""
-        return holders(self.reading)
+        """Who held memory when this was drawn, and what was wrong: the card is drawn anew when that changes."""
+        return f"{holders(self.reading)}|{self.reading.get('fault') or ''}"
 
     @property
     def notes(self) -> list[Note]:

@@ -75,9 +75,9 @@ function tell() {
 
 // --- Drawing -----------------------------------------------------------------------------------------------------------
 
-function faint(color) {
+function faint(color, share = 0.18) {
   const [red, green, blue] = [1, 3, 5].map((start) => parseInt(color.slice(start, start + 2), 16));
-  return `rgba(${red},${green},${blue},.18)`;
+  return `rgba(${red},${green},${blue},${share})`;
 }
 
 function traces(chart, colors) {
@@ -111,7 +111,7 @@ async function draw(chart) {
   const xaxis = { ...described.xaxis, type: "date", rangemode: "normal", autorange: false, range: span.map(shown), nticks: 6, title: undefined };
   const yaxis = { ...described.yaxis, fixedrange: true, nticks: 5, ...(chart.top ? { autorange: false, range: [0, chart.top] } : {}) };
   const shapes = gaps.map(([from, to]) => ({
-    type: "rect", xref: "x", yref: "paper", x0: shown(from), x1: shown(to), y0: 0, y1: 1, layer: "below", line: { width: 0 }, fillcolor: faint(colors.muted.startsWith("#") ? colors.muted : "#888888"),
+    type: "rect", xref: "x", yref: "paper", x0: shown(from), x1: shown(to), y0: 0, y1: 1, layer: "below", line: { width: 0 }, fillcolor: faint(colors.muted, 0.08),
   }));
   await window.Plotly.react(chart.element, traces(chart, colors), { ...described, xaxis, yaxis, shapes, margin: { ...described.margin, b: 24 } }, { ...CONFIG, doubleClick: false });
   legend(chart, colors);

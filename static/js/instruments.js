@@ -184,7 +184,7 @@ function update(card, reading, now) {
     const gpu = reading.gpus.find((item) => item.uuid === uuid);
     if (!gpu) return;
     putFigures(card, gpu);
-    if (card.dataset.card && card.dataset.holders !== holders(gpu)) redraw(card);
+    if (card.dataset.card && card.dataset.holders !== `${holders(gpu)}|${gpu.fault ?? ""}`) redraw(card);
   } else if (card.dataset.signature !== undefined) {
     if (card.dataset.signature !== now) card.closest("[data-fragment]").dispatchEvent(new Event("refresh"));
   } else if (card.dataset.history || "hostDetails" in card.dataset) {
