@@ -133,8 +133,15 @@ def _shared(first: Reading, second: Reading, mine: Sequence[Span], everyone: Ite
 
 # --- Accounting, inside the transaction that stores samples -----------------------------------------------------------
 
-Holders = dict[str, dict[int, list[Span]]]
-"""GPU to job to the spans in which the job held it."""
+
+@dataclass(frozen=True)
+class Tenure:
+    """An attempt's hold of GPUs. `topic`: where those look who watch it ("run:7"), empty for a job of another kind."""
+
+    job_id: int
+    gpus: tuple[str, ...]
+    span: Span
+    topic: str
 
 
 def account(host: Host, samples: Sequence[HostSample]) -> None:
@@ -145,13 +152,16 @@ def account(host: Host, samples: Sequence[HostSample]) -> None:
     """
     if not samples:
         return
-    attempts = _attempts(host, samples)
-    holders = _holders(host, attempts)
-    if not holders:
+    tenures = _tenures(host, samples)
+    if not tenures:
         return
+    holders: dict[str, dict[int, list[Span]]] = {}
+    for tenure in tenures:
+        for uuid in tenure.gpus:
+            holders.setdefault(uuid, {}).setdefault(tenure.job_id, []).append(tenure.span)
     jobs = {job for held in holders.values() for job in held}
     known = {(row.job_id, row.gpu_uuid): row for row in EnergyAccount.objects.filter(job__in=jobs)}
-    changed, due = [], {attempt.job_id for attempt in attempts if attempt.ended_at is not None}
+    changed, due = [], {tenure.job_id for tenure in tenures if tenure.span.end < math.inf}
     for uuid, held in holders.items():
         readings = [Reading(sample["time"], sample["values"].get(f"{uuid}/power_draw_watts")) for sample in samples]
         for job_id in held:
@@ -162,7 +172,7 @@ def account(host: Host, samples: Sequence[HostSample]) -> None:
                 if before // TELL_EVERY_SECONDS != (row.last_time or 0.0) // TELL_EVERY_SECONDS:
                     due.add(job_id)
     _save(changed)
-    _tell(attempts, [row for row in changed if row.job_id in due])
+    _tell(tenures, [row for row in changed if row.job_id in due])
 
 
 def moment(seconds: float) -> datetime:
@@ -170,34 +180,33 @@ def moment(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _attempts(host: Host, samples: Sequence[HostSample]) -> list[Attempt]:
-    """The attempts that ran on the host while the samples were taken, or a little before."""
-    earliest = moment(samples[0]["time"] - _skew(host) - 2 * MAX_STEP_SECONDS)
+def _tenures(host: Host, samples: Sequence[HostSample]) -> list[Tenure]:
+    """Who held GPUs of the host while the samples were taken, or a little before. Asked every second: columns alone."""
+    skew, now = host.clock_skew_seconds or 0.0, timezone.now()
+    earliest = moment(samples[0]["time"] - skew - 2 * MAX_STEP_SECONDS)
     rows = Attempt.objects.filter(Q(ended_at=None) | Q(ended_at__gte=earliest), host=host)
-    return [row for row in rows.select_related("job__run", "job__deployment") if row.job.gpus]
+    columns = rows.values_list("job_id", "job__gpus", "created_at", "ended_at", "exit", "job__run", "job__deployment")
+    return [
+        Tenure(job, tuple(gpus), _span(skew, now, created, ended, told), _topic(run, deployment))
+        for job, gpus, created, ended, told, run, deployment in columns
+        if gpus
+    ]
 
 
-def _skew(host: Host) -> float:
-    return host.clock_skew_seconds or 0.0
+def _topic(run: int | None, deployment: int | None) -> str:
+    return f"run:{run}" if run else f"deployment:{deployment}" if deployment else ""
 
 
-def _holders(host: Host, attempts: Iterable[Attempt]) -> Holders:
-    found: Holders = {}
-    for attempt in attempts:
-        for uuid in attempt.job.gpus:
-            found.setdefault(uuid, {}).setdefault(attempt.job_id, []).append(_span(host, attempt))
-    return found
-
-
-def _span(host: Host, attempt: Attempt) -> Span:
-    """When the attempt held its GPUs, by the host's clock: its supervisor wrote down the end with that one."""
-    skew, now = _skew(host), timezone.now()
-    begin = attempt.created_at.timestamp() + skew
-    if attempt.ended_at is None:
+def _span(
+    skew: float, now: datetime, created: datetime, ended: datetime | None, told: Mapping[str, Any] | None
+) -> Span:
+    """When an attempt held its GPUs, by the host's clock: its supervisor wrote down the end (`exit.json`) with that."""
+    begin = created.timestamp() + skew
+    if ended is None:
         # One that runs has begun, whatever its date says after the clock was set back.
-        return Span(-math.inf if attempt.created_at > now else begin, math.inf)
-    told = (attempt.exit or {}).get("ended_at")
-    return Span(begin, float(told) if told is not None else attempt.ended_at.timestamp() + skew)
+        return Span(-math.inf if created > now else begin, math.inf)
+    end = (told or {}).get("ended_at")
+    return Span(begin, float(end) if end is not None else ended.timestamp() + skew)
 
 
 def _advance(host: Host, row: EnergyAccount, readings: Sequence[Reading], held: Mapping[int, Sequence[Span]]) -> bool:
@@ -223,7 +232,10 @@ def _advance(host: Host, row: EnergyAccount, readings: Sequence[Reading], held: 
 
 def _was_set_back(host: Host, cursor: float, newest: float) -> bool:
     """Whether the host's clock was set back: samples are older than the cursor, and that lies in the future."""
-    return newest < cursor - MAX_STEP_SECONDS and cursor > time.time() + _skew(host) + MAX_STEP_SECONDS
+    return (
+        newest < cursor - MAX_STEP_SECONDS
+        and cursor > time.time() + (host.clock_skew_seconds or 0.0) + MAX_STEP_SECONDS
+    )
 
 
 def _reading_before(host: Host, uuid: str, after: float, before: float) -> list[Reading]:
@@ -237,26 +249,24 @@ def _reading_before(host: Host, uuid: str, after: float, before: float) -> list[
 
 
 def _save(rows: Sequence[EnergyAccount]) -> None:
-    new = [row for row in rows if row.pk is None]
-    old = [row for row in rows if row.pk is not None]
-    if new:
-        EnergyAccount.objects.bulk_create(new)
-    if old:
-        fields = ["joules", "covered_seconds", "gap_seconds", "last_time", "last_watts"]
-        EnergyAccount.objects.bulk_update(old, fields)
+    """Stores accounts, new and old, in one statement."""
+    if rows:
+        figures = ["joules", "covered_seconds", "gap_seconds", "last_time", "last_watts"]
+        EnergyAccount.objects.bulk_create(
+            rows, update_conflicts=True, unique_fields=["job", "gpu_uuid"], update_fields=figures
+        )
 
 
-def _tell(attempts: Iterable[Attempt], grown: Iterable[EnergyAccount]) -> None:
+def _tell(tenures: Iterable[Tenure], grown: Iterable[EnergyAccount]) -> None:
     """Says on the topics of runs and deployments that their energy has grown: every few seconds, and at their end."""
-    jobs = {attempt.job_id: attempt.job for attempt in attempts}
-    joules: dict[int, float] = {}
+    topics = {tenure.job_id: tenure.topic for tenure in tenures}
+    joules: dict[str, float] = {}
     for row in grown:
-        joules[row.job_id] = joules.get(row.job_id, 0.0) + row.joules
-    for job_id, amount in joules.items():
-        for noun in ("run", "deployment"):
-            thing = getattr(jobs[job_id], noun, None)
-            if thing is not None:
-                publish(f"{noun}:{thing.pk}", "energy", {"joules": amount})
+        topic = topics[row.job_id]
+        joules[topic] = joules.get(topic, 0.0) + row.joules
+    for topic, amount in joules.items():
+        if topic:
+            publish(topic, "energy", {"joules": amount})
 
 
 # --- What is said of a run and of a deployment ------------------------------------------------------------------------

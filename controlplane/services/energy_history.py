@@ -1,20 +1,23 @@
 """What each GPU drew a day, whoever used it, from the history of its power. Runs in the web process.
 
-Read from the means of minutes (`services.telemetry` keeps them for a month): a minute in which a GPU's power was read
-counts as a whole one, any other not at all. The last minute or two aren't there yet.
+Read from the means of minutes, for more than two days from those of quarter hours (`services.telemetry` keeps both for
+a month): an interval in which a GPU's power was read counts as a whole one, any other not at all. The present one isn't
+there yet.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
-from django.db.models.fields.json import KeyTransform
 from django.utils import timezone
 
 from controlplane.errors import FieldFault, InvalidInputError
-from controlplane.models import Gpu, TelemetrySample
-from controlplane.services import energy, settings
+from controlplane.models import Gpu, Host, TelemetrySample
+from controlplane.services import energy, hosts, settings
 
-MINUTE = 60
+MINUTE, QUARTER_HOUR = 60, 900
+MAX_DAYS_BY_MINUTES = 2
+"""A day of minutes has 1,440 rows, each of which holds everything that the host told."""
+
 MAX_DAYS = 32
 
 
@@ -38,31 +41,41 @@ def totals(begin: datetime, end: datetime) -> dict[str, Any]:
         fault = FieldFault("from", f"before `to`, at most {MAX_DAYS} days")
         raise InvalidInputError(f"The time must begin before it ends, and last {MAX_DAYS} days at most.", (fault,))
     price = float(settings.get("energy.price_per_kwh"))
-    days = [row for card in Gpu.objects.select_related("host") for row in _days(card, begin, end, price)]
+    seconds = MINUTE if end - begin <= timedelta(days=MAX_DAYS_BY_MINUTES) else QUARTER_HOUR
+    days = [row for host in hosts.list_hosts() for row in _days(host, begin, end, seconds, price)]
     days.sort(key=lambda row: (row["day"], row["host"], row["gpu"]))
     kwh = sum(row["kwh"] for row in days)
     return {
-        "from": begin.isoformat(), "to": end.isoformat(), "days": days, "kwh": kwh if days else None,
-        "cost": kwh * price if days and price else None, "currency": settings.get("energy.currency") if price else None,
+        "from": begin.isoformat(), "to": end.isoformat(), "resolution_seconds": seconds, "days": days,
+        "kwh": kwh if days else None, "cost": kwh * price if days and price else None,
+        "currency": settings.get("energy.currency") if price else None,
     }  # fmt: skip
 
 
-def _days(card: Gpu, begin: datetime, end: datetime, price: float) -> list[DayTotal]:
-    joules: dict[str, float] = {}
-    seconds: dict[str, float] = {}
-    triple = KeyTransform(f"{card.uuid}/power_draw_watts", "values")
-    rows = TelemetrySample.objects.filter(
-        host=card.host, resolution_seconds=MINUTE, time__gte=begin, time__lt=end
-    ).annotate(watts=KeyTransform("1", triple))
-    for at, watts in rows.filter(watts__isnull=False).values_list("time", "watts"):
-        day = timezone.localtime(at).date().isoformat()
-        joules[day] = joules.get(day, 0.0) + float(watts) * MINUTE
-        seconds[day] = seconds.get(day, 0.0) + MINUTE
+def _days(host: Host, begin: datetime, end: datetime, seconds: int, price: float) -> list[DayTotal]:
+    """The days of a host's GPUs."""
+    names = {f"{card.uuid}/power_draw_watts": card for card in host.gpus.all()}
+    if not names:
+        return []
+    rows = TelemetrySample.objects.filter(host=host, resolution_seconds=seconds, time__gte=begin, time__lt=end)
+    sums: dict[tuple[str, str], float] = {}
+    counts: dict[tuple[str, str], int] = {}
+    zone = timezone.get_current_timezone()
+    for at, values in rows.values_list("time", "values").iterator():
+        day = at.astimezone(zone).date().isoformat()
+        for name in names:
+            if name in values:
+                sums[day, name] = sums.get((day, name), 0.0) + values[name][1]
+                counts[day, name] = counts.get((day, name), 0) + 1
     return [
-        DayTotal(
-            day=day, host=card.host.name, gpu=card.index, gpu_uuid=card.uuid, gpu_name=card.name, joules=amount,
-            kwh=amount / energy.JOULES_PER_KWH, covered_seconds=seconds[day],
-            cost=amount / energy.JOULES_PER_KWH * price if price else None,
-        )
-        for day, amount in joules.items()
-    ]  # fmt: skip
+        _total(day, names[name], sums[day, name] * seconds, float(counts[day, name] * seconds), price)
+        for day, name in sums
+    ]
+
+
+def _total(day: str, card: Gpu, joules: float, covered_seconds: float, price: float) -> DayTotal:
+    kwh = joules / energy.JOULES_PER_KWH
+    return DayTotal(
+        day=day, host=card.host.name, gpu=card.index, gpu_uuid=card.uuid, gpu_name=card.name, joules=joules, kwh=kwh,
+        covered_seconds=covered_seconds, cost=kwh * price if price else None,
+    )  # fmt: skip

@@ -101,8 +101,8 @@ def _measure(sweep: PowerSweep, profile: str) -> Result:
         tokens=None, error=None,
     )  # fmt: skip
     try:
-        row["watts"] = _set(sweep, profile)
-        row.update(_figures(sweep, profile, row["watts"]))  # type: ignore[typeddict-item] # its own keys
+        watts = row["watts"] = _set(sweep, profile)
+        row.update(_figures(sweep, profile, watts))  # type: ignore[typeddict-item] # its own keys
     except ProfileFaultError as error:
         row["error"] = str(error)
     return row

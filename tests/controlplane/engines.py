@@ -8,9 +8,14 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+ANSWER_SECONDS = 0.2
+
 
 class PacedEngine:
-    """`tokens_per_second()` is each client's pace; `status` other than 200 refuses. `asked`: the bodies, in order."""
+    """`tokens_per_second()` is each client's pace; `status` other than 200 refuses. `asked`: the bodies, in order.
+
+    An answer has as many tokens as the pace gives in the time that it took, so a busy machine doesn't slow it down.
+    """
 
     def __init__(self, tokens_per_second: Callable[[], float]) -> None:
         self.tokens_per_second = tokens_per_second
@@ -20,13 +25,15 @@ class PacedEngine:
         self.port = 0
 
     def answer(self, body: dict[str, Any], token: str) -> tuple[int, dict[str, Any]]:
-        """Takes as long as the pace says for `max_tokens`."""
+        """What it says to a question, and with which status."""
         self.asked.append(body)
         self.tokens_sent.add(token)
         if self.status != 200:
             return self.status, {"error": {"message": "broken"}}
-        time.sleep(body["max_tokens"] / self.tokens_per_second())
-        usage = {"prompt_tokens": 9, "completion_tokens": body["max_tokens"]}
+        begin = time.monotonic()
+        time.sleep(ANSWER_SECONDS)
+        tokens = round((time.monotonic() - begin) * self.tokens_per_second())
+        usage = {"prompt_tokens": 9, "completion_tokens": tokens}
         return 200, {"choices": [{"message": {"content": "Ahoy."}}], "usage": usage}
 
 

@@ -33,7 +33,8 @@ CALLS = {
     "/api/hosts/{name}": "get", "/api/hosts/{name}/history": "get", "/api/gpu/history": "get",
     "/api/gpu/processes": "get", "/api/gpu/processes/end": "post",
     "/api/settings/{key}": "put", "/api/deployments": "get", "/api/deployments/{deployment_id}/stop": "post",
-    "/api/audit": "get",
+    "/api/audit": "get", "/api/energy": "get", "/api/power_sweeps": "get post", "/api/power_sweeps/{sweep_id}": "get",
+    "/api/power_sweeps/{sweep_id}/cancel": "post", "/api/power_sweeps/{sweep_id}/use": "post",
 }  # fmt: skip
 
 

@@ -11,13 +11,15 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from controlplane import dispatch
 from controlplane.fleet.protocol import HostSample
-from controlplane.models import Attempt, Deployment, EnergyAccount, Host, Job, LiveMessage, Run
+from controlplane.models import Attempt, Deployment, EnergyAccount, Host, Job, LiveMessage, Run, TelemetrySample
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
 from controlplane.services import energy, run_facts, settings, telemetry
 from controlplane.services.energy import Reading
 from tests import factories
+from tests.controlplane.hosts import AbsentHost
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
 START = 1_700_000_000.0
@@ -82,7 +84,8 @@ def test_joules_agree_with_a_known_curve_within_two_percent(curve: Curve, size: 
     store(host, samples(curve, 0, 140), size)
     row = EnergyAccount.objects.get(job=job)
     assert row.joules == pytest.approx(joules_of(curve, 10.4, 130.2), rel=0.02)
-    assert (row.covered_seconds, row.gap_seconds) == (pytest.approx(119.8), pytest.approx(0))
+    assert row.covered_seconds == pytest.approx(119.8)
+    assert row.gap_seconds == pytest.approx(0)
 
 
 def test_a_batch_that_comes_twice_counts_once() -> None:
@@ -126,7 +129,8 @@ def test_a_run_that_was_resumed_sums_up_and_its_pause_is_no_gap() -> None:
     store(host, samples(lambda at: 300.0 if at < 60 else 150.0, 0, 130), 3)
     row = EnergyAccount.objects.get(job=job)
     assert row.joules == pytest.approx(300 * 20 + 150 * 20)
-    assert (row.covered_seconds, row.gap_seconds) == (pytest.approx(40), pytest.approx(0))
+    assert row.covered_seconds == pytest.approx(40)
+    assert row.gap_seconds == pytest.approx(0)
 
 
 def test_several_gpus_are_summed_up() -> None:
@@ -140,7 +144,8 @@ def test_several_gpus_are_summed_up() -> None:
         store(host, [HostSample(time=one["time"], values=both)])
     found = energy.of_run(Run.objects.get(pk=run.pk))
     assert found is not None
-    assert (found["joules"], found["covered_seconds"]) == (pytest.approx(4000), pytest.approx(20))
+    assert found["joules"] == pytest.approx(4000)
+    assert found["covered_seconds"] == pytest.approx(20)
     assert found["mean_watts"] == pytest.approx(200)
 
 
@@ -216,8 +221,10 @@ def test_figures_of_a_run(client: Client) -> None:
     run = measured_run(last={"tokens": 9000.0})
     found = run_facts.facts(run)["energy"]
     assert found["joules"] == pytest.approx(18_000)
-    assert (found["watt_hours"], found["kwh"]) == (pytest.approx(5), pytest.approx(0.005))
-    assert (found["mean_watts"], found["joules_per_token"]) == (pytest.approx(180), pytest.approx(2))
+    assert found["watt_hours"] == pytest.approx(5)
+    assert found["kwh"] == pytest.approx(0.005)
+    assert found["mean_watts"] == pytest.approx(180)
+    assert found["joules_per_token"] == pytest.approx(2)
     assert (found["cost"], found["currency"]) == (None, None)
     settings.put(SYSTEM, "energy.price_per_kwh", 0.3)
     settings.put(SYSTEM, "energy.currency", "CHF")
@@ -295,5 +302,57 @@ def test_figures_of_a_deployment_begin_when_it_is_ready_and_outlive_its_process(
 def test_a_window_of_readings_is_integrated_with_its_gaps() -> None:
     readings = [Reading(at, 100.0) for at in (0, 1, 2, 10, 11, 12)]
     found = energy.integrate(readings, 0.5, 13)
-    assert (found.joules, found.covered_seconds) == (pytest.approx(350), pytest.approx(3.5))
+    assert found.joules == pytest.approx(350)
+    assert found.covered_seconds == pytest.approx(3.5)
     assert found.gap_seconds == pytest.approx(9)
+
+
+def test_the_dispatcher_accounts_what_a_poll_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    host = factories.make_host()
+    job = running(host, 0)
+    agent = AbsentHost()
+    agent.reading = {**host.reading, "time": START + 30}
+    monkeypatch.setattr(dispatch, "carrier", lambda _host: agent)
+    for end in (15, 30):
+        agent.samples = samples(wave, 0, end)
+        dispatch.poll(host)
+    row = EnergyAccount.objects.get(job=job)
+    assert row.joules == pytest.approx(joules_of(wave, 0, 30), rel=0.01)
+
+
+# --- Days -------------------------------------------------------------------------------------------------------------
+
+
+def minutes(host: Host, gpu: str, begin: datetime, watts: Sequence[float | None]) -> None:
+    """The means of minutes, as telemetry keeps them."""
+    for number, mean in enumerate(watts):
+        values: dict[str, Any] = {"cpu_percent": [1, 2, 3]}
+        if mean is not None:
+            values[f"{gpu}/power_draw_watts"] = [mean - 5, mean, mean + 5]
+        at = begin + timedelta(minutes=number)
+        TelemetrySample.objects.create(host=host, time=at, resolution_seconds=60, values=values)
+
+
+def test_days_of_each_gpu_with_their_cost() -> None:
+    host = factories.make_host("tower")
+    card = factories.make_gpu(host, 0, uuid=GPU)
+    midnight = datetime(2026, 3, 2, tzinfo=timezone.get_default_timezone())
+    minutes(host, card.uuid, midnight - timedelta(minutes=2), [60.0, 60.0, 120.0, None, 120.0])
+    settings.put(SYSTEM, "energy.price_per_kwh", 1000)
+    query = {"from": "2026-03-01T00:00:00", "to": "2026-03-03T00:00:00"}
+    told = factories.make_client("read").get("/api/energy", query).json()
+    days = [(day["day"], day["host"], day["gpu"], day["joules"], day["covered_seconds"]) for day in told["days"]]
+    assert days == [("2026-03-01", "tower", 0, 7200.0, 120.0), ("2026-03-02", "tower", 0, 14_400.0, 120.0)]
+    assert told["kwh"] == pytest.approx(0.006)
+    assert (told["cost"], told["currency"]) == (pytest.approx(6), "EUR")
+    empty = factories.make_client("read").get("/api/energy").json()
+    assert (empty["days"], empty["kwh"], empty["cost"]) == ([], None, None)
+
+
+@pytest.mark.parametrize(
+    "query", [{"from": "2026-03-03", "to": "2026-03-01"}, {"from": "2026-01-01", "to": "2026-03-01"}, {"from": "soon"}]
+)
+def test_a_time_that_makes_no_sense_is_refused(query: dict[str, str]) -> None:
+    answer = factories.make_client("read").get("/api/energy", query)
+    assert answer.status_code == 422
+    assert answer.json()["faults"][0]["path"] == "from"

@@ -35,6 +35,7 @@ EVERYBODYS = (
     "/bridge/instruments", "/bridge/running", "/bridge/work", "/bridge/lately",
     "/bridge/alerts", "/alerts/", "/alerts/rules",
     "/runs/{run}/parts/head", "/runs/{run}/parts/checkpoints", "/runs/{run}/parts/samples", "/runs/{run}/parts/result",
+    "/runs/{run}/parts/energy", "/power/sweeps/",
 )  # fmt: skip
 ADMINS = ("/alerts/routes", "/settings/people", "/settings/keys", "/settings/audit")
 

@@ -45,10 +45,14 @@ class EnergyDay(Schema):
 
 
 class EnergyDays(Schema):
-    """Days in order. `kwh` is None where no power was read in that time; `cost` None where no price is set."""
+    """Days in order. `resolution_seconds`: how exactly a gap is known (60 up to two days, else 900).
+
+    `kwh` is None where no power was read in that time; `cost` None where no price is set.
+    """
 
     begin: str = Field(alias="from")
     end: str = Field(alias="to")
+    resolution_seconds: int
     days: list[EnergyDay]
     kwh: float | None
     cost: float | None
