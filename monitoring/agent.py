@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monitoring.events import SPEC_VERSION, JobSpec, Wish, read_lines
+from monitoring.events import SPEC_VERSION, JobSpec, Wish
 from monitoring.files import write_json
 from monitoring.folders import AttemptFolder, all_attempts, exclusive
 from monitoring.gpu_processes import ProcessWatch, check_may_end, end_process
 from monitoring.launch import COMMANDS, start_supervisor
 from monitoring.logs import read_from, read_tail
+from monitoring.news import news_of_all
 from monitoring.nvml import NvmlGate
 from monitoring.originals import Originals
 from monitoring.power import set_persistence, set_power
@@ -29,7 +30,6 @@ from monitoring.samples import Sampler, SampleStore
 from monitoring.system import HostMonitor, host_facts
 from monitoring.wire import (
     AgentFaultError,
-    AttemptNews,
     Cursor,
     EndAnswer,
     HostFacts,
@@ -48,9 +48,6 @@ TICK_SECONDS = 0.1
 """How often the files of live attempts are looked at during a long poll. Lines of one tick travel together."""
 
 MAX_WAIT_SECONDS = 30.0
-ANSWER_BYTES = 4 << 20
-"""Event lines in one answer; what is left over comes with the next poll."""
-
 START_SECONDS = 5.0
 """How long a launch waits for the pid of its job, and a wish for a job that is just being started."""
 
@@ -246,7 +243,7 @@ class Agent:
         deadline = time.monotonic() + min(max(wait_seconds, 0.0), MAX_WAIT_SECONDS)
         seen = self._changes
         while True:
-            attempts, is_news = self._news_of_all(cursors)
+            attempts, is_news = news_of_all(self.home, cursors)
             rest = deadline - time.monotonic()
             if is_news or rest <= 0 or self._changes != seen or self._ended:
                 break
@@ -259,39 +256,6 @@ class Agent:
             reading=self._monitor.reading(),
             samples=self._samples.after(samples_after),
             now=time.time(),
-        )
-
-    def _news_of_all(self, cursors: Sequence[Cursor]) -> tuple[list[AttemptNews], bool]:
-        room, is_news = ANSWER_BYTES, False
-        answers: list[AttemptNews] = []
-        for cursor in cursors:
-            news = self._news(cursor, room)
-            size = news["next_offset"] - news["offset"]
-            room = max(room - size, 0)
-            is_news = is_news or size > 0 or (news["drained"] and news["state"] in ("exited", "lost"))
-            answers.append(news)
-        return answers, is_news
-
-    def _news(self, cursor: Cursor, room: int) -> AttemptNews:
-        folder = AttemptFolder(self.home, cursor["job_id"], cursor["attempt"])
-        offset = cursor["offset"]
-        if not isinstance(offset, int) or offset < 0:
-            raise AgentFaultError("bad_call", f"offset must be a number of bytes, not {offset!r}.")
-        # The state first: what a job wrote before it ended is on disk by the time that it is known to have ended.
-        state, record = folder.state()
-        data, end = b"", offset
-        size = _size(folder.events)
-        if room > 0 and size > offset:
-            data, end = read_lines(folder.events, offset, min(room, 1 << 20))
-        return AttemptNews(
-            job_id=folder.job_id,
-            attempt=folder.attempt,
-            offset=offset,
-            next_offset=end,
-            lines=data.decode(errors="replace"),
-            drained=size <= end or (not data and room > 0) or not read_lines(folder.events, end)[0],
-            state=state,
-            exit=record,
         )
 
     def read_log(
@@ -377,13 +341,6 @@ class Agent:
         """The jobs of the live attempts by the pid of the process that leads the job's process group."""
         folders = (AttemptFolder(self.home, *key) for key in self._live_now())
         return {job.pid: folder.job_id for folder in folders if (job := folder.job_identity()) is not None}
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _check_own(folder: AttemptFolder, job: JobSpec) -> None:

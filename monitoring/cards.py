@@ -23,9 +23,6 @@ DescribeProcess = Callable[[int, int | None], GpuProcess]
 LOST = ("GPU_IS_LOST", "RESET_REQUIRED", "UNINITIALIZED", "GPU_NOT_FOUND")
 """Errors that say that the card is gone, whatever was asked."""
 
-LOST_AT_FIRST = (*LOST, "UNKNOWN", "INVALID_ARGUMENT", "NOT_FOUND", "DRIVER_NOT_LOADED")
-"""The first question of a reading tells whether the card is there at all; it must not pass for an absent sensor."""
-
 NOT_THERE = ("NOT_SUPPORTED", "FUNCTION_NOT_FOUND", "VGPU_ECC_NOT_SUPPORTED", "ARGUMENT_VERSION_MISMATCH")
 """Errors that say: this card or this driver doesn't have it. Any other one may pass."""
 
@@ -78,22 +75,26 @@ class Questions:
     def __init__(self, nvml: Any, unsupported: list[str]) -> None:
         self._nvml = nvml
         self.unsupported = unsupported
+        self.passing_errors: list[Exception] = []
 
-    def ask(self, fields: str, *ways: Callable[[], T], lost: tuple[str, ...] = LOST) -> T | None:
+    def ask(self, fields: str, *ways: Callable[[], T]) -> T | None:
         """The answer of the first way (a newer call, an older one) that has one, or None.
 
         `fields`: what it fills in, separated by blanks; noted where no way is there. Raises NVMLError for a lost card.
         """
-        passing = False
+        passing = None
         for way in ways:
             try:
                 return way()
             except self._nvml.NVMLError as error:
-                if is_one_of(self._nvml, error, *lost):
+                if is_one_of(self._nvml, error, *LOST):
                     raise
-                passing = passing or not is_one_of(self._nvml, error, *NOT_THERE)
-        if not passing:
+                if not is_one_of(self._nvml, error, *NOT_THERE):
+                    passing = error
+        if passing is None:
             self.unsupported.extend(fields.split())
+        else:
+            self.passing_errors.append(passing)
         return None
 
 
@@ -130,9 +131,13 @@ def read_often(nvml: Any, card: Card, describe: DescribeProcess) -> GpuReading:
     """What changes by the second. Raises NVMLError for a lost card."""
     handle = card.handle
     reading: GpuReading = {**card.fixed, "unsupported": [*card.fixed["unsupported"]], "processes": []}
-    ask = Questions(nvml, reading["unsupported"]).ask
-    power = ask("power_draw_watts", lambda: nvml.nvmlDeviceGetPowerUsage(handle), lost=LOST_AT_FIRST)
+    questions = Questions(nvml, reading["unsupported"])
+    ask = questions.ask
+    power = ask("power_draw_watts", lambda: nvml.nvmlDeviceGetPowerUsage(handle))
     memory = ask("memory_used_bytes", *_memory_ways(nvml, handle))
+    if len(questions.passing_errors) == 2:
+        # One such error may pass, or be a quirk of that sensor; a card that answers neither question is gone.
+        raise questions.passing_errors[0]
     use = ask("utilization_gpu_percent utilization_memory_percent", lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     limit = ask("power_limit_watts", lambda: nvml.nvmlDeviceGetPowerManagementLimit(handle))
     reading["power_draw_watts"] = watts(power)
