@@ -188,7 +188,7 @@ def claim(job: Job, found: Place) -> Attempt | None:
                 job.pk, Status.RUNNING, reason=f"attempt {number} on {found.host.name}", host=found.host,
                 gpus=list(found.gpus), attempt_count=number, phase="launching", waiting_reason="",
             )  # fmt: skip
-            attempt = Attempt.objects.create(job=claimed, number=number, host=found.host)
+            attempt = Attempt.objects.create(job=claimed, number=number, host=found.host, gpus=list(found.gpus))
             kind_of(claimed).on_launch(claimed, attempt)
     except ConflictError:
         return None

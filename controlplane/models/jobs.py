@@ -104,11 +104,12 @@ class Job(models.Model):
 
 
 class Attempt(models.Model):
-    """One process that was started for a job. `offset` is how far its events are stored."""
+    """One process that was started for a job. `offset` is how far its events are stored; `gpus` are NVML UUIDs."""
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
     number = models.PositiveIntegerField()
     host = models.ForeignKey(Host, on_delete=models.PROTECT, related_name="attempts")
+    gpus = models.JSONField(default=list)
     offset = models.BigIntegerField(default=0)
     last_seq = models.BigIntegerField(default=0)
     launched = models.BooleanField(default=False)

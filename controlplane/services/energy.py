@@ -159,7 +159,7 @@ def account(host: Host, samples: Sequence[HostSample]) -> None:
     for tenure in tenures:
         for uuid in tenure.gpus:
             holders.setdefault(uuid, {}).setdefault(tenure.job_id, []).append(tenure.span)
-    jobs = {job for held in holders.values() for job in held}
+    jobs = {tenure.job_id for tenure in tenures}
     known = {(row.job_id, row.gpu_uuid): row for row in EnergyAccount.objects.filter(job__in=jobs)}
     changed, due = [], {tenure.job_id for tenure in tenures if tenure.span.end < math.inf}
     for uuid, held in holders.items():
@@ -185,12 +185,16 @@ def _tenures(host: Host, samples: Sequence[HostSample]) -> list[Tenure]:
     skew, now = host.clock_skew_seconds or 0.0, timezone.now()
     earliest = moment(samples[0]["time"] - skew - 2 * MAX_STEP_SECONDS)
     rows = Attempt.objects.filter(Q(ended_at=None) | Q(ended_at__gte=earliest), host=host)
-    columns = rows.values_list("job_id", "job__gpus", "created_at", "ended_at", "exit", "job__run", "job__deployment")
+    columns = rows.values("job_id", "gpus", "created_at", "ended_at", "exit", "job__run", "job__deployment")
     return [
-        Tenure(job, tuple(gpus), _span(skew, now, created, ended, told), _topic(run, deployment))
-        for job, gpus, created, ended, told, run, deployment in columns
-        if gpus
-    ]
+        Tenure(
+            job_id=row["job_id"], gpus=tuple(row["gpus"]),
+            span=_span(skew, now, row["created_at"], row["ended_at"], row["exit"]),
+            topic=_topic(row["job__run"], row["job__deployment"]),
+        )
+        for row in columns
+        if row["gpus"]
+    ]  # fmt: skip
 
 
 def _topic(run: int | None, deployment: int | None) -> str:

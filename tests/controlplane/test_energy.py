@@ -62,7 +62,7 @@ def running(
     job = job or factories.make_job("train", Status.RUNNING, host=host, gpus=list(gpus), started_at=moment(begin))
     job.attempt_count += 1
     Attempt.objects.create(
-        job=job, number=job.attempt_count, host=host, launched=True, created_at=moment(begin),
+        job=job, number=job.attempt_count, host=host, launched=True, gpus=list(gpus), created_at=moment(begin),
         ended_at=None if end is None else moment(end), exit=None if exit_at is None else {"ended_at": START + exit_at},
     )  # fmt: skip
     return job
@@ -133,11 +133,21 @@ def test_a_run_that_was_resumed_sums_up_and_its_pause_is_no_gap() -> None:
     assert row.gap_seconds == pytest.approx(0)
 
 
+def test_a_run_that_goes_on_on_another_gpu_at_once_has_no_gap_there() -> None:
+    host = factories.make_host()
+    job = running(host, 0, 1000)
+    store(host, samples(lambda _: 100.0, 0, 1000), 600)
+    running(host, 1002, job=job, gpus=["GPU-1"])
+    store(host, [sample(1000 + at, 300.0, "GPU-1") for at in range(1, 13)])
+    moved = EnergyAccount.objects.get(job=job, gpu_uuid="GPU-1")
+    assert moved.joules == pytest.approx(300 * 10)
+    assert moved.gap_seconds == 0
+
+
 def test_several_gpus_are_summed_up() -> None:
     host = factories.make_host()
     run = factories.make_run(status=Status.RUNNING)
-    running(host, 0, job=run.job)
-    Job.objects.filter(pk=run.job_id).update(gpus=[GPU, "GPU-1"], host=host)
+    running(host, 0, job=run.job, gpus=[GPU, "GPU-1"])
     pairs = zip(samples(lambda _: 100.0, 0, 10), samples(lambda _: 300.0, 0, 10), strict=True)
     for one, two in pairs:
         both = one["values"] | {"GPU-1/power_draw_watts": two["values"][f"{GPU}/power_draw_watts"]}
@@ -157,7 +167,7 @@ def test_a_clock_that_jumps_makes_no_joules(jump: float) -> None:
     host = factories.make_host(clock_skew_seconds=skew)
     job = factories.make_job("train", Status.RUNNING, host=host, gpus=[GPU])
     Attempt.objects.create(
-        job=job, number=1, host=host, launched=True, created_at=timezone.now() - timedelta(seconds=90)
+        job=job, number=1, host=host, launched=True, gpus=[GPU], created_at=timezone.now() - timedelta(seconds=90)
     )
 
     def line(begin: float) -> list[HostSample]:
@@ -247,7 +257,7 @@ def test_without_a_reading_there_is_no_figure_but_a_reason() -> None:
     waiting, plain = factories.make_run(), factories.make_run(status=Status.RUNNING)
     Job.objects.filter(pk=plain.job_id).update(started_at=moment(0))
     plain.job.refresh_from_db()
-    running(host, 0, job=plain.job)
+    running(host, 0, job=plain.job, gpus=[])
     store(host, samples(wave, 0, 5))
     for run, word in ((waiting, "once it runs"), (plain, "no GPU")):
         assert energy.of_run(run) is None

@@ -24,7 +24,7 @@ from tests.controlplane.hosts import AbsentHost
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("home")]
 SAMPLE_SECONDS = 0.05
-PACE = {350: 4000.0, 280: 3850.0, 220: 2000.0}
+PACE: dict[float, float] = {350: 4000.0, 280: 3850.0, 220: 2000.0}
 """Tokens a second that each client gets at a limit: the middle one is within 90 % of the fastest."""
 
 DRAW = 0.9
