@@ -6,6 +6,7 @@ code or path where it has one, and what the shell scripts `fail` with. What is f
 """
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -55,6 +56,7 @@ def _assigned(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
             yield child.target.id, child.value
 
 
+@functools.cache
 def messages() -> dict[str, str]:
     """Each message with the file that says it."""
     found: dict[str, str] = {}

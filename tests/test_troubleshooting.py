@@ -68,7 +68,9 @@ def test_messages_are_found_in_the_source(function: str, found: list[str]) -> No
 
 
 def test_messages_of_scripts_are_found() -> None:
-    script = 'fail "Only $((kb / 1000)) MB are free on $DISK; \\\nmake room there." >&2\nwrong "${1} is no such option."\n'
+    """With what the shell fills in as holes, over lines that go on."""
+    first = 'fail "Only $((kb / 1000)) MB are free on $DISK; \\\nmake room there." >&2'
+    script = f'{first}\nwrong "${{1}} is no such option."\n'
     assert list(messages.of_script(script)) == [
         "Only … MB are free on …; make room there.", "… is no such option.",
     ]  # fmt: skip

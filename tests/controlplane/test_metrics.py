@@ -25,7 +25,9 @@ from controlplane.services.exposition.traffic import Traffic, surface
 from tests import factories
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("controlplane.api.urls")]
-DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+DEPLOY = CHECKOUT / "deploy"
+DOCS = CHECKOUT / "docs" / "operations.md"
 DECIMAL_UNITS = ("_percent", "_mhz", "_ms", "_mb", "_gb", "_milliseconds")
 
 
@@ -338,6 +340,21 @@ def test_the_dashboard_uses_metrics_that_exist(home: Path) -> None:
     used = set(re.findall(r"\b(?:pilothouse|process)_[a-z0-9_]+", (DEPLOY / "grafana-dashboard.json").read_text()))
     assert len(used) > 20
     assert used - known == set()
+
+
+def test_every_metric_is_in_the_docs() -> None:
+    factories.make_host("tower", gpus=1)
+    section = DOCS.read_text().partition("## Prometheus and Grafana")[2].partition("\n## ")[0]
+    named = re.findall(r"`((?:pilothouse|process)_[a-z0-9_]*\*?)`", section)
+    missing = [
+        family.name
+        for family in scrape().families.values()
+        if not any(
+            family.name.startswith(name[:-1]) if name.endswith("*") else name in (family.name, f"{family.name}_info")
+            for name in named
+        )
+    ]
+    assert missing == []
 
 
 def test_the_dashboard_can_be_imported() -> None:
