@@ -252,12 +252,15 @@ def poll(host: Host) -> None:
     """One long poll of a host: stores what it brings, and ends what runs there without a right to."""
     rows = Attempt.objects.filter(host=host, launched=True, ended_at=None)
     cursors = [Cursor(job_id=row.job_id, attempt=row.number, offset=row.offset) for row in rows]
-    host.refresh_from_db(fields=["samples_until"])
     answer = carrier(host).poll(cursors, POLL_SECONDS, host.samples_until or 0.0)
     received_at = time.time()
     for news in answer["attempts"]:
         _store(news)
-    _record(host, answer, received_at)
+    try:
+        _record(host, answer, received_at)
+    except Exception:
+        host.refresh_from_db(fields=["samples_until"])  # it may stand where nothing was stored
+        raise
     for job_id, number in answer["live"]:
         _end_if_superseded(host, job_id, number)
 

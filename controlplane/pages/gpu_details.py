@@ -21,7 +21,8 @@ REASONS = {
     "sw_power_cap": "the power limit", "hw_slowdown": "the hardware (heat or power supply)",
     "sync_boost": "sync boost with other cards", "sw_thermal_slowdown": "heat (driver)",
     "hw_thermal_slowdown": "heat (hardware)", "hw_power_brake_slowdown": "the power supply's brake",
-    "display_clock_setting": "the display's clocks",
+    "display_clock_setting": "the display's clocks", "board_limit": "the board's power limit",
+    "reliability": "the voltage's reliability limit",
 }  # fmt: skip
 """NVML's clocks-event reasons: what holds the clocks down."""
 

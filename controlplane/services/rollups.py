@@ -93,9 +93,8 @@ def _integral(times: Floats, values: Floats, start: float, end: float, seconds: 
     bins = ((left - start) // seconds).astype(np.intp)
     inside = (bins >= 0) & (bins < count)
     areas = widths * (heights[:-1] + heights[1:]) / 2
-    area: Floats = np.bincount(bins[inside], areas[inside], minlength=count)
-    covered: Floats = np.bincount(bins[inside], widths[inside], minlength=count)
-    return area, covered
+    area, covered = (np.bincount(bins[inside], part[inside], minlength=count) for part in (areas, widths))
+    return area.astype(np.float64), covered.astype(np.float64)
 
 
 def _rounded(value: float) -> float:

@@ -151,6 +151,8 @@ def _roll_up(host: Host) -> bool:
     for source, target in COARSER.items():
         bound = bound // target * target
         start = _rolled_until(host, target, bound)
+        if start >= bound:
+            break  # what isn't due at ten seconds isn't at a minute either
         while (begin := _first(host, source, start, bound)) is not None:
             begin = begin // target * target
             start = min(begin + BATCH_SECONDS, bound)

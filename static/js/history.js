@@ -3,7 +3,6 @@
 import { on } from "./live.js";
 import { send } from "./csrf.js";
 import { CONFIG, layout, palette } from "./chart.js";
-import { figure } from "./format.js";
 
 const section = document.getElementById("history");
 const state = document.getElementById("history-state");
@@ -67,8 +66,10 @@ function take(answer) {
   drawSeen();
 }
 
+const short = (value) => String(Number(value.toPrecision(3)));
+
 function tell() {
-  const each = resolution === 1 ? "every second" : resolution < 60 ? `every ${resolution} s` : resolution < 3600 ? `every ${figure(resolution / 60)} min` : `every ${figure(resolution / 3600)} h`;
+  const each = resolution === 1 ? "every second" : resolution < 60 ? `every ${resolution} s` : resolution < 3600 ? `every ${short(resolution / 60)} min` : `every ${short(resolution / 3600)} h`;
   const missing = gaps.length ? `, ${gaps.length} gap${gaps.length > 1 ? "s" : ""}` : "";
   state.textContent = [...lines.values()].some((line) => line.time.length) ? `a point ${each}${missing}` : "Nothing was measured in this time.";
 }
@@ -78,6 +79,21 @@ function tell() {
 function faint(color, share = 0.18) {
   const [red, green, blue] = [1, 3, 5].map((start) => parseInt(color.slice(start, start + 2), 16));
   return `rgba(${red},${green},${blue},${share})`;
+}
+
+// The area between the least and the most: a closed outline for each stretch without a gap.
+function band(times, low, high) {
+  const x = [], y = [];
+  for (let start = 0; start < times.length; start += 1) {
+    if (low[start] === null) continue;
+    let end = start;
+    while (end < times.length && low[end] !== null) end += 1;
+    const stretch = times.slice(start, end);
+    x.push(...stretch, ...[...stretch].reverse(), null);
+    y.push(...high.slice(start, end), ...low.slice(start, end).reverse(), null);
+    start = end;
+  }
+  return { type: "scatter", mode: "lines", x, y, line: { width: 0 }, fill: "toself", hoverinfo: "skip" };
 }
 
 function traces(chart, colors) {
@@ -91,10 +107,7 @@ function traces(chart, colors) {
     const color = colors[COLORS[place % COLORS.length]];
     const x = line.time.map(shown);
     const at = (values) => values.map((value) => (value === null ? null : value / chart.scale));
-    if (hasBand && !one.isLimit) {
-      const edge = { type: "scatter", mode: "lines", x, line: { width: 0 }, hoverinfo: "skip", connectgaps: false };
-      found.push({ ...edge, y: at(line.min) }, { ...edge, y: at(line.max), fill: "tonexty", fillcolor: faint(color) });
-    }
+    if (hasBand && !one.isLimit) found.push({ ...band(x, at(line.min), at(line.max)), fillcolor: faint(color) });
     found.push({
       type: "scatter", mode: "lines", name: one.label, x, y: at(line.mean), connectgaps: false,
       hovertemplate: `${one.label} %{y:.4~g} ${chart.element.dataset.unit}<extra></extra>`,

@@ -6,13 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from controlplane import dispatch
 from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.fleet.protocol import HostSample
 from controlplane.models import Host, TelemetrySample
 from controlplane.models.access import SYSTEM
-from controlplane.services import settings, telemetry
+from controlplane.services import energy, settings, telemetry
 from tests.controlplane.hosts import AbsentHost
 from tests.factories import make_gpu, make_host
 
@@ -140,6 +141,22 @@ def test_what_the_agent_kept_while_nobody_polled_leaves_no_hole(host: Host, agen
 def test_samples_are_stored_when_the_reading_is_the_same(host: Host, agent: AbsentHost) -> None:
     dispatch.poll(host)
     agent.samples = [sample(minute_ago())]
+    dispatch.poll(host)
+    assert len(rows(host, 1)) == 1
+
+
+def test_samples_that_could_not_be_stored_come_again(
+    host: Host, agent: AbsentHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    agent.samples = [sample(minute_ago())]
+    with monkeypatch.context() as patch:
+        patch.setattr(energy, "account", broken)
+        with pytest.raises(RuntimeError), transaction.atomic():
+            dispatch.poll(host)
+    assert rows(host, 1) == {}
     dispatch.poll(host)
     assert len(rows(host, 1)) == 1
 
