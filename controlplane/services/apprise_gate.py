@@ -76,10 +76,11 @@ def scrub(text: str, url: str) -> str:
 
 
 def mask(url: str, private: str) -> str:
-    """Apprise's own masked form without its parameters; of a plain web hook no path either."""
+    """Apprise's own masked form without its parameters; no path either where that alone opens the door: of a plain web
+    hook, and of ntfy, whose topics are as good as passwords."""
     shown = private.partition("?")[0]
     scheme = url.partition("://")[0].strip().lower()
-    if scheme not in GENERIC_SCHEMES:
+    if scheme not in GENERIC_SCHEMES | {"ntfy", "ntfys"}:
         return shown.rstrip("/")
     head, _, rest = shown.partition("://")
     host, slash, path = rest.partition("/")
