@@ -18,7 +18,7 @@ const charts = [...document.querySelectorAll(".history-chart")].map((element) =>
   series: JSON.parse(element.dataset.series).map(([name, label, isLimit]) => ({ name, label, isLimit })),
   isSeen: false, isStale: true, isReady: false,
 }));
-let minutes = 15, zoom = null, lines = new Map(), resolution = 1, gaps = [], span = [0, 1], loadedAt = 0, reading = 0, drawnAt = 0;
+let minutes = 15, zoom = null, lines = new Map(), resolution = 1, gaps = [], span = [0, 1], loadedAt = 0, reading = 0, drawnAt = 0, isDragging = false;
 
 // --- Times: Plotly draws every time as if it were UTC, so local times are handed to it shifted -------------------------
 
@@ -148,7 +148,7 @@ function legend(chart, colors) {
 }
 
 function drawSeen() {
-  if (document.visibilityState !== "visible") return;
+  if (document.visibilityState !== "visible" || isDragging) return;
   drawnAt = Date.now();
   for (const chart of charts) if (chart.isSeen && chart.isStale) draw(chart);
 }
@@ -214,6 +214,9 @@ on("hosts", ({ kind, data }) => {
   if (kind === "reset") load();
   if (kind === "telemetry" && data.host === section.dataset.host && data.reading) grow(data.reading);
 });
+// A chart that is drawn anew in the middle of a drag would let go of it.
+section.addEventListener("pointerdown", (event) => { isDragging = Boolean(event.target.closest(".history-chart")); }, true);
+for (const kind of ["pointerup", "pointercancel"]) addEventListener(kind, () => { isDragging = false; }, true);
 document.addEventListener("themechange", () => { for (const chart of charts) chart.isStale = true; drawSeen(); });
 document.addEventListener("visibilitychange", () => { if (document.visibilityState === "visible") load(); });
 const watcher = new IntersectionObserver((entries) => {
