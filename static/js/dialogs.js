@@ -12,6 +12,7 @@ document.addEventListener("click", (event) => {
 
 function open(button) {
   const dialog = document.getElementById(button.dataset.open);
+  dialog.querySelector("form")?.reset(); // a box that was ticked for another thing isn't for this one
   if (button.dataset.action) dialog.querySelector("form").action = button.dataset.action;
   for (const place of dialog.querySelectorAll("[data-fill]")) place.textContent = button.dataset[place.dataset.fill];
   for (const place of dialog.querySelectorAll("[data-fill-value]")) place.value = button.dataset[place.dataset.fillValue];
