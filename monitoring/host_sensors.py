@@ -97,6 +97,7 @@ class NetworkMeter:
         now = self._clock()
         if (elapsed := now - self._measured_at) >= SETTLED_SECONDS:
             last, self._counters, self._measured_at = self._counters, psutil.net_io_counters(pernic=True), now
+            outward = frozenset(outward_interfaces(list(self._counters)))
             self._rates = [
                 NetworkReading(
                     name=name,
@@ -105,7 +106,7 @@ class NetworkMeter:
                     sent_bytes_per_second=max(counted.bytes_sent - last[name].bytes_sent, 0) / elapsed,
                 )
                 for name, counted in sorted(self._counters.items())
-                if name in last and name in outward_interfaces(list(self._counters))
+                if name in last and name in outward
             ]
         return self._rates
 

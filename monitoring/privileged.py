@@ -4,9 +4,11 @@ NVML first: it works for root. For anyone else, `sudo -n nvidia-smi`, if the hos
 refusal comes with the two lines that the owner has to type.
 """
 
+import contextlib
 import getpass
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -52,20 +54,34 @@ def _by_sudo(uuid: str, option: tuple[str, str], what: str) -> Outcome:
         missing = "sudo" if sudo is None else "nvidia-smi"
         return Outcome(refused_by=BY_SUDO, reason=f"Setting {what} needs root, and {missing} isn't installed.", fix=fix)
     try:
-        done = subprocess.run(
-            [sudo, "-n", nvidia_smi, "-i", uuid, *option],
-            capture_output=True,
-            text=True,
-            timeout=SUDO_SECONDS,
-            stdin=subprocess.DEVNULL,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return Outcome(refused_by=BY_SUDO, reason=f"sudo nvidia-smi didn't come to an end: {error}.", fix=fix)
-    if done.returncode == 0:
+        code, said = _run([sudo, "-n", nvidia_smi, "-i", uuid, *option])
+    except TimeoutError:
+        hangs = f"sudo nvidia-smi hasn't come to an end within {SUDO_SECONDS:g} s: the GPU's driver hangs, most likely."
+        return Outcome(refused_by=BY_SUDO, reason=hangs, fix="Reboot the host where it goes on.")
+    except OSError as error:
+        return Outcome(refused_by=BY_SUDO, reason=f"sudo nvidia-smi can't be started: {error}.", fix=fix)
+    if code == 0:
         return Outcome(method="nvidia-smi")
-    reason = " ".join((done.stderr.strip() or done.stdout.strip() or f"code {done.returncode}").split())
-    return Outcome(refused_by=BY_SUDO, reason=reason, fix=fix)
+    return Outcome(refused_by=BY_SUDO, reason=" ".join((said or f"code {code}").split()), fix=fix)
+
+
+def _run(command: list[str]) -> tuple[int, str]:
+    """The code, and what was said (on stderr, else on stdout). Raises TimeoutError after SUDO_SECONDS, and OSError.
+
+    Never waits longer: root's process isn't ours to kill, and one that hangs in the driver can't be killed at all. A
+    thread reaps it when it ends after all.
+    """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        output, errors = process.communicate(timeout=SUDO_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(PermissionError):
+            process.kill()
+        threading.Thread(target=process.communicate, name="reaper of nvidia-smi", daemon=True).start()
+        raise TimeoutError from None
+    return process.returncode, errors.strip() or output.strip()
 
 
 def permission_fix(uuid: str, nvidia_smi: str | None) -> str:

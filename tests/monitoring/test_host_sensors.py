@@ -57,6 +57,17 @@ def test_network_rates_are_measured_between_readings(monkeypatch: pytest.MonkeyP
     assert [(one["name"], one["sent_bytes_per_second"]) for one in meter.read()] == [("net0", 0.0)]
 
 
+def test_which_interfaces_count_is_looked_up_once_a_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+    now, names = [100.0], [f"eth{number}" for number in range(50)]
+    monkeypatch.setattr(psutil, "net_io_counters", lambda pernic: {name: Counted(0, 0) for name in names})
+    monkeypatch.setattr(host_sensors, "outward_interfaces", lambda given: asked.append(given) or given)
+    meter = NetworkMeter(lambda: now[0])
+    now[0] += 1
+    assert len(meter.read()) == 50
+    assert asked == [names]
+
+
 def test_temperatures_are_named_by_chip_and_label(monkeypatch: pytest.MonkeyPatch) -> None:
     chips = {
         "coretemp": [Sensor("Package id 0", 52.0, 80.0, 100.0), Sensor("Core 0", float("nan"), None, None)],

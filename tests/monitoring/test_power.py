@@ -1,14 +1,20 @@
 """Power limits: set, clamped, refused with a fix, and always read back."""
 
 import getpass
+import os
+import signal
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 
+from monitoring import privileged
 from monitoring.nvml import NvmlGate
 from monitoring.power import set_power
-from monitoring.wire import AgentFaultError
+from monitoring.wire import AgentFaultError, PowerAnswer
 from tests.fakes.gpus import FAKES, FakeGpus
+from tests.monitoring.factories import wait_for
 
 
 @pytest.fixture
@@ -141,6 +147,40 @@ def test_what_nvidia_smi_says_is_passed_on_and_what_it_only_claims_is_found_out(
     answer = set_power(gate, gpus.uuid(0), 220, strict=False)
     assert (answer["set"], answer["method"], answer["refused_by"]) == (False, None, "sudo nvidia-smi")
     assert answer["reason"] == "220 W was accepted, but the card reads back 350 W."
+
+
+@pytest.mark.usefixtures("tools")
+@pytest.mark.parametrize("may_kill", [True, False])
+def test_an_nvidia_smi_that_hangs_is_answered_for_in_time_though_it_can_not_be_killed(
+    gpus: FakeGpus, gate: NvmlGate, monkeypatch: pytest.MonkeyPatch, may_kill: bool
+) -> None:
+    """Root's processes are not for an agent without root to kill, and one in the kernel's hands dies for nobody."""
+    gpus.set(refuse="permission", sudo="allowed", nvidia_smi="hangs")
+    monkeypatch.setattr(privileged, "SUDO_SECONDS", 0.3)
+    started: list[subprocess.Popen[str]] = []
+    kill = subprocess.Popen.kill
+
+    def try_to_kill(process: subprocess.Popen[str]) -> None:
+        started.append(process)
+        if not may_kill:
+            raise PermissionError(1, "Operation not permitted")
+        kill(process)
+
+    monkeypatch.setattr(subprocess.Popen, "kill", try_to_kill)
+    answers: list[PowerAnswer] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(set_power(gate, gpus.uuid(0), 220, strict=False)), daemon=True
+    )
+    asking.start()
+    asking.join(10)
+    for process in started:
+        os.kill(process.pid, signal.SIGKILL)
+    assert answers, "whoever asked waits for a process that doesn't end"
+    assert (answers[0]["set"], answers[0]["refused_by"]) == (False, "sudo nvidia-smi")
+    assert answers[0]["reason"] == (
+        "sudo nvidia-smi hasn't come to an end within 0.3 s: the GPU's driver hangs, most likely."
+    )
+    wait_for(lambda: started[0].returncode is not None, "somebody reaps it")
 
 
 @pytest.mark.parametrize("when", ["during", "after"])
