@@ -38,7 +38,10 @@ FRAME_BYTES = 1 << 20
 """What a form may have around its file."""
 
 BLOCK_BYTES = 256 << 10
-CONTENT_TYPES = {".json": "application/json", ".txt": "text/plain"}
+CONTENT_TYPES = {
+    ".json": "application/json", ".txt": "text/plain", ".csv": "text/csv", ".tsv": "text/tab-separated-values",
+    ".parquet": "application/vnd.apache.parquet", ".gz": "application/gzip",
+}  # fmt: skip
 LINES_OF_JSON = "application/x-ndjson"
 
 

@@ -25,6 +25,8 @@ class ValidateKind(JobKind):
             config={
                 "max_fault_fraction": settings.get("datasets.max_fault_fraction"),
                 "token_sample_rows": settings.get("datasets.token_sample_rows"),
+                "max_unpacked_bytes": settings.get("datasets.max_unpacked_bytes"),
+                "filename": dataset.filename,
             },
             inputs=Inputs(
                 dataset=Artefact(str(dataset.pk), str(dataset.folder), dataset.sha256),

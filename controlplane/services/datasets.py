@@ -30,7 +30,8 @@ from monitoring.files import publish_folder
 from training.data.rows import UnreadableRowsError, read_rows
 
 SMALL_FILE_BYTES = 32 << 20
-SUFFIXES = (".jsonl", ".json", ".ndjson", ".txt")
+SUFFIXES = (".jsonl", ".json", ".ndjson", ".txt", ".csv", ".tsv", ".parquet", ".gz")
+"""What a file may be called; its first bytes tell what it is (`training.data.sources`)."""
 MAX_PREVIEW_ROWS = 200
 ASIDE = "dataset-gone-"
 """How folders under `tmp/` begin that only wait for their removal."""
@@ -79,7 +80,7 @@ def check_filename(filename: str) -> str:
     if Path(name).suffix.lower() not in SUFFIXES:
         raise InvalidInputError(
             f"{name} has no suffix that a dataset may have ({', '.join(SUFFIXES)}). "
-            "Give a text file with one JSON object a line."
+            "Give JSON lines, a JSON array, CSV or Parquet, plain or gzipped."
         )
     return name
 

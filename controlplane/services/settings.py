@@ -29,6 +29,9 @@ DEFAULTS: dict[str, Definition] = {
     "datasets.token_sample_rows": Definition(
         5000, "How many rows of a large file are tokenised for its statistics.", "rows", 100, 1_000_000
     ),
+    "datasets.max_unpacked_bytes": Definition(
+        64 << 30, "To how many bytes a packed file, or the rows of a table, may unpack.", "bytes", 1 << 20, 1 << 50
+    ),
     "jobs.max_concurrent_train": Definition(1, "Training runs at the same time on a host without a GPU.", "", 1, 64),
     "jobs.max_concurrent_light": Definition(2, "Fetch and validation jobs at the same time on a host.", "", 1, 64),
     "jobs.max_failures": Definition(3, "How often a job that died is started again before it counts as failed.",

@@ -24,7 +24,7 @@ function choose(chosen) {
   fault("");
   const suffixes = form.dataset.suffixes.split(",");
   if (!suffixes.some((suffix) => file.name.toLowerCase().endsWith(suffix))) {
-    fault(`${file.name} has none of the endings ${suffixes.join(", ")}. Give a text file with one JSON object a line.`);
+    fault(`${file.name} has none of the endings ${suffixes.join(", ")}. Give JSON lines, a JSON array, CSV or Parquet, plain or gzipped.`);
   } else if (file.size === 0) fault(`${file.name} is empty.`);
   else if (file.size > Number(form.dataset.max)) fault(`${file.name} has ${filesize(file.size)}; this server takes ${filesize(form.dataset.max)}.`);
 }

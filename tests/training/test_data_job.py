@@ -1,5 +1,6 @@
 """The verb `validate` as a process: what it accepts, rejects and reports."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
@@ -42,21 +45,23 @@ def files_of(tmp_path: Path) -> set[str]:
 
 
 def test_good_rows_make_it_ready(tmp_path: Path, model: Path) -> None:
-    prompt = json.dumps({"prompt": "Hi", "completion": "Hello", "score": 1})
-    attempt = make_validation(tmp_path, GOOD + "\n" + prompt + "\n" + '{"text": "Once"}', model)
+    alpaca = json.dumps({"instruction": "Hi", "output": "Hello", "score": 1})
+    attempt = make_validation(tmp_path, GOOD + "\n" + alpaca + "\n" + GOOD, model)
     assert attempt.run() == 0
     assert attempt.all(Phase) == [Phase("active")]
     values = attempt.result()
     assert (values["status"], values["accepted"], values["faulty"], values["examples"]) == ("ready", 3, 0, 3)
     rows = read_rows(tmp_path / "dataset" / "rows.jsonl", 0, 10)
     chat = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
-    assert rows == [chat, chat, {"text": "Once"}]
+    assert rows == [chat, chat, chat]
     report = json.loads((tmp_path / "dataset" / "report.json").read_text())
     assert report == values["report"]
-    assert report["shapes"] == {"messages": 1, "prompt/completion": 1, "text": 1}
-    assert report["roles"] == {"user": 2, "assistant": 2}
-    assert report["characters"] == 2 * len("HiHello") + len("Once")
-    assert {item["code"] for item in report["warnings"]} == {"mixed_shapes", "dropped_keys"}
+    assert report["shapes"] == {"messages": 2, "instruction/output": 1}
+    assert (report["spec"], report["place"]) == ("chat_sft_v1", "line")
+    assert report["source"]["format"] == "jsonl"
+    assert report["roles"] == {"user": 3, "assistant": 3}
+    assert report["characters"] == 3 * len("HiHello")
+    assert {item["code"] for item in report["warnings"]} == {"mixed_shapes", "dropped_keys", "duplicate_rows"}
     assert report["dropped_keys"] == {"score": 1}
 
 
@@ -95,18 +100,76 @@ def test_the_fraction_is_a_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("", "no rows"),
-        ("\n\n", "no rows"),
-        ("oops\n", "None of the 1 rows"),
-        ('[{"text": "x"}]', "one JSON array"),
-        (b"\x1f\x8b\x08rest", "gzip"),
+        ("", "chats.jsonl is empty: it holds no rows. Give a file"),
+        ("\n\n", "chats.jsonl is empty: it holds no rows. Give a file"),
+        ("oops\n", "None of the 1 rows of chats.jsonl can be used. First at line 1: Not JSON"),
+        (b"\x1f\x8b\x08" + bytes(7) + b"\xff" * 9, "chats.jsonl is a gzip file that is damaged"),
+        (
+            '[{"text": "x"}, {"text": "y"',
+            "chats.jsonl is a JSON array that can't be read beyond element 1: parse error",
+        ),
+        ('{"question": "Hi", "answer": "You"}', "First at line 1: Nearest is"),
+        ('{"messages": [{"content": "Hi"}]}', "First at line 1: Message 1 of `messages` has no role. Give it one of"),
+        ('{"messages": [{"role": "system", "content": "Hi"}]}', "First at line 1: Only a system message is there. Add"),
+        (b'{"text": "x"}\n{"text": "caf\xe9"}', "First at line 2: Byte 14 of the line (0xe9) is not UTF-8. Save"),
+        (
+            GOOD * 5 + '{"text": "x"}\n' * 3,
+            "First at line 6: The row is completion_v1 (text), but the file is chat_sft_v1",
+        ),
+        (
+            json.dumps({"text": "to " * 2_000_000}),
+            "First at line 1: The example has 6,000,000 characters, about 1,500,000",
+        ),
     ],
 )
-def test_what_holds_no_rows_is_rejected(tmp_path: Path, source: str | bytes, words: str) -> None:
-    attempt = make_validation(tmp_path, source)
+def test_a_bad_file_is_rejected_with_a_sentence_and_leaves_no_rows(
+    tmp_path: Path, source: str | bytes, words: str
+) -> None:
+    attempt = make_validation(tmp_path, source, filename="chats.jsonl")
     assert attempt.run() == 0
     assert attempt.result()["status"] == "rejected"
     assert words in attempt.result()["reason"]
+    assert files_of(tmp_path) == {"source.jsonl", "report.json"}
+
+
+def test_a_line_of_200_megabytes_is_a_fault_and_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    with (tmp_path / "dataset" / "source.jsonl").open("wb") as stream:
+        stream.write(b'{"text": "')
+        for _ in range(200):
+            stream.write(b"x" * 1_000_000)
+        stream.write(b'"}\n')
+    attempt = make_validation(tmp_path, None)
+    assert peak_bytes(attempt) < MEMORY_LIMIT_BYTES
+    assert attempt.result()["reason"].startswith(
+        "None of the 1 rows of source.jsonl can be used. First at line 1: The line is longer than 16,777,216 bytes."
+    )
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_large_table_is_read_in_bounded_memory(tmp_path: Path, packed: bool) -> None:
+    texts = [f"{number} " + "never the same " * 600 + str(number) for number in range(8000)]
+    (tmp_path / "dataset").mkdir()
+    path = tmp_path / "dataset" / "source.parquet"
+    pq.write_table(pa.table({"text": texts}), path, compression="none")
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes(), 1))
+    attempt = make_validation(tmp_path, None)
+    assert peak_bytes(attempt) < 2 * MEMORY_LIMIT_BYTES
+    values = attempt.result()
+    assert (values["status"], values["examples"]) == ("ready", 8000), values["reason"]
+    assert values["report"]["source"]["format"] == ("parquet.gz" if packed else "parquet")
+    assert files_of(tmp_path) == {"source.parquet", "report.json", "rows.jsonl"}
+
+
+def test_rows_that_become_too_much_are_stopped(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    table = pa.table({"text": pa.array(["the same long text " * 5000] * 4000).dictionary_encode()})
+    pq.write_table(table, tmp_path / "dataset" / "source.parquet")
+    attempt = make_validation(tmp_path, None, max_unpacked_bytes=20 << 20)
+    assert attempt.run() == 0
+    assert attempt.result()["reason"].startswith("The rows come to more than 20,971,520 bytes. Split the file")
+    assert files_of(tmp_path) == {"source.parquet", "report.json"}
 
 
 def test_doubles_are_counted(tmp_path: Path) -> None:
@@ -205,6 +268,12 @@ def test_what_a_killed_attempt_left_is_cleared(tmp_path: Path) -> None:
 def test_a_large_file_takes_little_memory_and_no_torch(tmp_path: Path, model: Path) -> None:
     row = json.dumps({"prompt": "How long is it?", "completion": "naïve words " * 3000}, ensure_ascii=False) + "\n"
     attempt = make_validation(tmp_path, (row * 3000).encode(), model, token_sample_rows=50)
+    assert peak_bytes(attempt) < MEMORY_LIMIT_BYTES
+    assert (tmp_path / "dataset" / "source.jsonl").stat().st_size > 100 << 20
+
+
+def peak_bytes(attempt: Attempt) -> int:
+    """Runs the attempt in a process of its own; what that held at most. It must load neither torch nor transformers."""
     code = (
         "import re, sys; from pathlib import Path; from training.data.job import main;"
         "assert main(Path(sys.argv[1])) == 0; assert not {'torch', 'transformers'} & set(sys.modules);"
@@ -212,5 +281,4 @@ def test_a_large_file_takes_little_memory_and_no_torch(tmp_path: Path, model: Pa
     )
     command = [sys.executable, "-c", code, str(attempt.folder / "spec.json")]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert (tmp_path / "dataset" / "source.jsonl").stat().st_size > 100 << 20
-    assert int(output) * 1024 < MEMORY_LIMIT_BYTES
+    return int(output.splitlines()[-1]) * 1024

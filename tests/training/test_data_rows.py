@@ -1,12 +1,11 @@
 """Reading a dataset line by line."""
 
-import json
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
-from training.data.rows import UnreadableRowsError, iter_lines, not_jsonl, read_rows
+from training.data.rows import UnreadableRowsError, iter_lines, read_rows
 
 
 def numbered(path: Path, rows: int) -> Path:
@@ -50,23 +49,3 @@ def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(f'{{"text": "x"}}\n{line}\n')
     with pytest.raises(UnreadableRowsError, match=r"Line 2 of rows\.jsonl"):
         read_rows(path, 0, 2)
-
-
-@pytest.mark.parametrize(
-    ("head", "word"),
-    [
-        (b"\x1f\x8b\x08", "gzip"),
-        (b"PK\x03\x04", "zip"),
-        (b"PAR1", "Parquet"),
-        ('{"text": "x"}\n'.encode("utf-16"), "UTF-16"),
-        (json.dumps([{"text": "x"}], indent=1).encode(), "one JSON array"),
-    ],
-)
-def test_other_formats_are_recognised(tmp_path: Path, head: bytes, word: str) -> None:
-    path = tmp_path / "source.jsonl"
-    path.write_bytes(head)
-    assert word in (not_jsonl(path) or "")
-
-
-def test_jsonl_is_jsonl(tmp_path: Path) -> None:
-    assert not_jsonl(numbered(tmp_path / "source.jsonl", 1)) is None

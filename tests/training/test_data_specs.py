@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.data.specs import FAULT_CODES, RowFaultError, is_chat, parse_line, parse_row, texts_of
+from training.data.specs import (
+    FAULT_CODES,
+    SPECS,
+    RowFaultError,
+    SpecName,
+    check_spec,
+    has_answer_markers,
+    is_chat,
+    parse_line,
+    parse_row,
+    texts_of,
+)
 
 USER = {"role": "user", "content": "Hi"}
 ASSISTANT = {"role": "assistant", "content": "Hello"}
@@ -82,9 +93,14 @@ FAULTY_LINES: list[tuple[str, bytes]] = [
     ("only_system", json.dumps({"messages": [SYSTEM]}).encode()),
     ("no_user", json.dumps({"messages": [SYSTEM, ASSISTANT]}).encode()),
     ("no_assistant", json.dumps({"messages": [SYSTEM, USER]}).encode()),
+    ("example_too_long", json.dumps({"text": "a " * 1_000_001}).encode()),
     ("wrong_order", json.dumps({"messages": [USER, SYSTEM, ASSISTANT]}).encode()),
     ("wrong_order", json.dumps({"messages": [ASSISTANT, USER, ASSISTANT]}).encode()),
 ]
+
+
+OF_FILES = {"line_too_long", "bad_cells", "other_spec", "bad_markers"}
+"""Faults that a row by itself can't have."""
 
 
 @pytest.mark.parametrize(("code", "line"), FAULTY_LINES)
@@ -97,7 +113,51 @@ def test_a_faulty_row_has_a_code_and_a_sentence(code: str, line: bytes) -> None:
 
 
 def test_every_code_has_a_case() -> None:
-    assert {code for code, _ in FAULTY_LINES} | {"line_too_long"} == set(FAULT_CODES)
+    assert {code for code, _ in FAULTY_LINES} | OF_FILES == set(FAULT_CODES)
+
+
+@pytest.mark.parametrize(
+    ("row", "spec"),
+    [
+        ({"messages": [USER, ASSISTANT]}, "chat_sft_v1"),
+        ({"prompt": [USER], "completion": [ASSISTANT]}, "chat_sft_v1"),
+        ({"instruction": "Hi", "output": "Hello"}, "chat_sft_v1"),
+        ({"prompt": "Hi", "completion": "Hello"}, "completion_v1"),
+        ({"text": "Hi"}, "completion_v1"),
+    ],
+)
+def test_a_row_follows_one_spec(row: dict[str, Any], spec: SpecName) -> None:
+    parsed = parse_row(row)
+    check_spec(parsed, spec)
+    others = [name for name in SPECS if name != spec]
+    for other in others:
+        with pytest.raises(RowFaultError) as fault:
+            check_spec(parsed, other)
+        assert fault.value.code == ("bad_markers" if other == "regime3_v1" else "other_spec")
+        assert other in fault.value.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_marked"),
+    [
+        ("<<ANS_START>> (add 2 3) = 5 <<ANS_END>>", True),
+        ("It is <<ANS_START>> 5", False),
+        ("<<ANS_END>> 5 <<ANS_START>>", False),
+        ("<<ANS_START>> 5 <<ANS_END>> <<ANS_START>> 6 <<ANS_END>>", False),
+    ],
+)
+def test_regime3_wants_one_pair_of_markers_in_each_answer(answer: str, is_marked: bool) -> None:
+    rows = [
+        {"messages": [USER, {"role": "assistant", "content": answer}]},
+        {"prompt": "What is 2 + 3?", "completion": answer},
+    ]
+    for row in map(parse_row, rows):
+        assert has_answer_markers(row.example) is is_marked
+        if is_marked:
+            check_spec(row, "regime3_v1")
+        else:
+            with pytest.raises(RowFaultError, match=r"answer 1 has no pair of <<ANS_START>> and <<ANS_END>>"):
+                check_spec(row, "regime3_v1")
 
 
 def test_a_message_is_named_by_its_number() -> None:
@@ -109,9 +169,12 @@ def test_a_message_is_named_by_its_number() -> None:
     ("row", "sentence"),
     [
         ({"conversations": [{"from": "human", "value": "Hi"}]}, "rename `conversations` to `messages`"),
-        ({"prompt": "Hi", "response": "Hello"}, "Nearest is prompt/completion: `completion` is missing"),
-        ({"instruction": "Hi", "outputs": "Hello"}, "Nearest is instruction/output: `output` is missing"),
-        ({"message": [USER]}, "Nearest is messages: `messages` is missing; the row has `message`."),
+        (
+            {"prompt": "Hi", "response": "Hello"},
+            "Nearest is completion_v1 (prompt/completion): `completion` is missing",
+        ),
+        ({"instruction": "Hi", "outputs": "Hello"}, "Nearest is chat_sft_v1 (instruction/output): `output` is missing"),
+        ({"message": [USER]}, "Nearest is chat_sft_v1 (messages): `messages` is missing; the row has `message`."),
         ({"prompt": "Hi", "completion": None}, "`completion` is missing"),
     ],
 )

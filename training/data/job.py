@@ -11,10 +11,12 @@ from typing import Any, Self
 from monitoring.attempt import JobFaultError, run_attempt
 from monitoring.events import Artefact, EventWriter, JobSpec, Phase
 from monitoring.files import replacing, write_json
-from training.data.rows import not_jsonl
+from training.data.records import UnreadableSourceError
+from training.data.sources import UNPACKED_PREFIX, opened, recognise
 from training.data.statistics import TokenStatistics, rows_to_count, token_statistics
 from training.data.tokens import NoTokenizerError, TokenCounter
-from training.data.validation import Findings, validate
+from training.data.unpacking import Limits
+from training.data.validation import Findings, choose_spec, validate
 from training.interruption import interruptible
 from training.pacing import PacedProgress
 
@@ -24,11 +26,14 @@ REPORT_FILE = "report.json"
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """The job's `config`: the fraction of faulty rows that rejects a dataset, and how many rows are tokenized."""
+    """The job's `config`: the fraction of faulty rows that rejects a dataset, how many rows are tokenized, to how many
+    bytes a packed file may unpack, and how its owner calls it."""
 
     max_fault_fraction: float = 0.01
     full_token_rows: int = 20_000
     token_sample_rows: int = 5_000
+    max_unpacked_bytes: int = 64 << 30
+    filename: str = ""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -66,7 +71,7 @@ def validate_dataset(spec: JobSpec, events: EventWriter) -> dict[str, Any]:
     source = _source_of(folder)
     _clear_leftovers(folder)
 
-    findings, reason = _check_rows(source, config, events)
+    findings, reason, format_name = _check_rows(source, config, events)
     tokens, tokens_reason = None, "The dataset was rejected, so its tokens were not counted."
     if reason is None:
         tokens, tokens_reason = _count_tokens(folder, findings, spec.inputs.model, config, events)
@@ -76,7 +81,7 @@ def validate_dataset(spec: JobSpec, events: EventWriter) -> dict[str, Any]:
         "tokens_reason": tokens_reason,
         "status": "ready" if reason is None else "rejected",
         "reason": reason or "",
-        "source": {"name": source.name, "bytes": source.stat().st_size},
+        "source": {"name": config.filename or source.name, "bytes": source.stat().st_size, "format": format_name},
     }
     write_json(folder / REPORT_FILE, report)
     _tell(findings, reason, events)
@@ -104,27 +109,31 @@ def _source_of(folder: Path) -> Path:
 
 def _clear_leftovers(folder: Path) -> None:
     """Removes what an attempt that was killed has left: it may be as large as the dataset."""
-    for name in (ROWS_FILE, REPORT_FILE):
-        for leftover in folder.glob(f".{name}.*"):
+    for prefix in (f".{ROWS_FILE}.", f".{REPORT_FILE}.", UNPACKED_PREFIX):
+        for leftover in folder.glob(f"{prefix}*"):
             leftover.unlink()
 
 
-def _check_rows(source: Path, config: ValidationConfig, events: EventWriter) -> tuple[Findings, str | None]:
-    """Writes `rows.jsonl` where the dataset can be used; returns what was found, and why it can't be used."""
-    rows = source.with_name(ROWS_FILE)
-    if (reason := not_jsonl(source)) is not None:
-        rows.unlink(missing_ok=True)
-        return Findings(), reason
-    progress = PacedProgress(events, "bytes", source.stat().st_size)
+def _check_rows(path: Path, config: ValidationConfig, events: EventWriter) -> tuple[Findings, str | None, str | None]:
+    """Writes `rows.jsonl` where the dataset can be used; returns what was found, why it can't be used, its format."""
+    rows, name, size = path.with_name(ROWS_FILE), config.filename or path.name, path.stat().st_size
+    limits = Limits(config.max_unpacked_bytes)
+    progress = PacedProgress(events, "bytes", size)
+    findings, format_name = Findings(), None
     try:
-        with replacing(rows) as stream:
-            findings = validate(source, stream, lambda done: progress.update(done, "Checking rows"))
-            progress.finish(source.stat().st_size, "Checked rows")
-            if (reason := findings.rejection(config.max_fault_fraction)) is not None:
-                raise _RejectedError
-    except _RejectedError:
+        source = recognise(path, name, limits)
+        format_name = source.format_name
+        with opened(source, limits) as reader:
+            spec = choose_spec(reader)
+        with replacing(rows) as stream, opened(source, limits) as reader:
+            findings = validate(reader, spec, stream, lambda done: progress.update(done, "Checking rows"), limits)
+            progress.finish(size, "Checked rows")
+            if (reason := findings.rejection(name, config.max_fault_fraction)) is not None:
+                raise _RejectedError(reason)
+    except (UnreadableSourceError, _RejectedError) as error:
         rows.unlink(missing_ok=True)  # of an earlier validation by other settings
-    return findings, reason
+        return findings, str(error), format_name
+    return findings, None, format_name
 
 
 def _count_tokens(

@@ -56,29 +56,6 @@ def read_rows(path: Path, offset: int, limit: int) -> list[dict[str, Any]]:
     return rows
 
 
-def not_jsonl(path: Path) -> str | None:
-    """A sentence that says what the file is when its first bytes show that it can't be JSONL; else None."""
-    with path.open("rb") as stream:
-        head = stream.read(4096)
-    for magic, name in _MAGIC.items():
-        if head.startswith(magic):
-            return f"The file is {name}, not JSONL. Unpack or convert it to UTF-8 text with one JSON object a line."
-    if head.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(b"["):
-        return "The file is one JSON array. Write its elements one a line instead (jq -c '.[]' does so)."
-    return None
-
-
-_MAGIC = {
-    b"\x1f\x8b": "a gzip archive",
-    b"PK\x03\x04": "a zip archive",
-    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
-    b"PAR1": "a Parquet table",
-    b"ARROW1": "an Arrow table",
-    b"\xff\xfe": "text in UTF-16",
-    b"\xfe\xff": "text in UTF-16",
-}
-
-
 def _object(path: Path, line: Line) -> dict[str, Any]:
     try:
         value = json.loads(line.data) if line.data is not None else None

@@ -8,10 +8,14 @@ A row is one JSON object a line. Four shapes are known:
 - `instruction`, `output`, and `input` and `system` where there are some
 - `text`: raw text, trained on as it is (loss on every token)
 
-The first three become `{"messages": [...]}`. Keys beyond a shape's own are left out. A file may mix shapes.
+The first three become `{"messages": [...]}`. Keys beyond a shape's own are left out.
+
+A file as a whole must follow one of three specs: `chat_sft_v1`, `completion_v1`, `regime3_v1`. What follows none of
+them is refused. A spec may be met by several shapes, and a file may mix the shapes of its spec.
 """
 
 import json
+from collections.abc import Sequence
 from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple, TypedDict
@@ -21,6 +25,7 @@ from typing_extensions import TypeIs
 Role = Literal["system", "user", "assistant"]
 ROLES: Final[tuple[Role, ...]] = ("system", "user", "assistant")
 Shape = Literal["messages", "prompt/completion", "instruction/output", "text"]
+SpecName = Literal["chat_sft_v1", "completion_v1", "regime3_v1"]
 
 
 class Message(TypedDict):
@@ -46,6 +51,29 @@ SHAPE_KEYS: Final[dict[Shape, tuple[str, ...]]] = {
 }
 """The keys that a row of each shape must have, in the order in which shapes are tried."""
 
+KNOWN_KEYS: Final = frozenset({"messages", "prompt", "completion", "instruction", "input", "output", "system", "text"})
+"""The keys that mean something in one shape or another."""
+
+SPECS: Final[dict[SpecName, str]] = {
+    "chat_sft_v1": "conversations: `messages`, `instruction` with `output`, or lists of messages as `prompt` and "
+    "`completion`",
+    "completion_v1": "texts: `prompt` with `completion`, or `text`",
+    "regime3_v1": "conversations of which each answer has one pair of <<ANS_START>> and <<ANS_END>>",
+}
+"""What the rows of a file are, by the name of the spec."""
+
+SHAPE_SPECS: Final[dict[Shape, SpecName]] = {
+    "messages": "chat_sft_v1",
+    "prompt/completion": "completion_v1",
+    "instruction/output": "chat_sft_v1",
+    "text": "completion_v1",
+}
+ANSWER_START, ANSWER_END = "<<ANS_START>>", "<<ANS_END>>"
+"""The markers of `regime3_v1` (training.profiles.regime3 says what stands between them)."""
+
+LONGEST_EXAMPLE_CHARACTERS = 2_000_000
+"""More than any model reads at once; an example beyond it is a book that nobody has cut into rows."""
+
 FAULT_CODES: Final[dict[str, str]] = {
     "bad_json": "The line is not JSON.",
     "invalid_utf8": "The line holds bytes or characters that UTF-8 can't.",
@@ -60,6 +88,10 @@ FAULT_CODES: Final[dict[str, str]] = {
     "only_system": "There is a system message and nothing else.",
     "no_user": "No message is the user's.",
     "no_assistant": "No message is the assistant's, so there is nothing to learn.",
+    "bad_cells": "A record of a table can't be parted into its cells, or has another number of them than the header.",
+    "example_too_long": "The example has more characters than any model can read.",
+    "other_spec": "The row follows another spec than the file.",
+    "bad_markers": "The file is regime3_v1, and an answer hasn't one pair of markers.",
     "wrong_order": "The system message is not the first, or the assistant speaks before the user.",
 }
 """Every code that a faulty row can have."""
@@ -82,6 +114,8 @@ class ParsedRow(NamedTuple):
     dropped_keys: tuple[str, ...] = ()
     is_mapped: bool = True
     """False when the row already was what it is mapped to, so that its own line can be kept."""
+    spec: SpecName | None = None
+    """Where it isn't the shape's own: lists of messages as prompt and completion are a conversation."""
 
 
 def parse_line(line: bytes) -> ParsedRow:
@@ -99,21 +133,81 @@ def parse_line(line: bytes) -> ParsedRow:
         raise RowFaultError("bad_json", f"Not JSON: {error}. Write one JSON object a line.") from error
     row = parse_row(value)
     if b"\\u" in line:
-        _check_encodable(row.example)
+        check_encodable(row.example)
     return row
 
 
 def parse_row(value: object) -> ParsedRow:
     """Maps a row of any known shape. Raises RowFaultError."""
+    row = _shaped(value)
+    length = sum(map(len, texts_of(row.example)))
+    if length > LONGEST_EXAMPLE_CHARACTERS:
+        raise RowFaultError(
+            "example_too_long",
+            f"The example has {length:,} characters, about {length // 4:,} tokens; {LONGEST_EXAMPLE_CHARACTERS:,} "
+            "characters may be. Cut it into several rows.",
+        )
+    return row
+
+
+def _shaped(value: object) -> ParsedRow:
     if not isinstance(value, dict):
         raise RowFaultError(
-            "not_an_object", f"The line holds {_kind(value)}, not an object. Write one JSON object a line."
+            "not_an_object", f"The row is {_kind(value)}, not an object. Write each row as one JSON object."
         )
     for shape, keys in SHAPE_KEYS.items():
         if all(value.get(key) is not None for key in keys):
             return _PARSERS[shape](value)
     given = tuple(_short(key)[1:-1] for key in value if value[key] is not None)
-    raise RowFaultError("unknown_shape", _nearest(given[:8]))
+    raise RowFaultError("unknown_shape", nearest_spec(given))
+
+
+def spec_of(row: ParsedRow) -> SpecName:
+    """The spec that a row follows by its shape: chat_sft_v1 or completion_v1."""
+    return row.spec or SHAPE_SPECS[row.shape]
+
+
+def has_answer_markers(example: Example) -> bool:
+    """Whether each answer has one pair of markers, so that the row follows regime3_v1 too."""
+    return is_chat(example) and _unmarked_answer(example) is None
+
+
+def check_spec(row: ParsedRow, spec: SpecName) -> None:
+    """Raises RowFaultError where a row doesn't follow the spec of its file."""
+    if spec == "regime3_v1":
+        number = _unmarked_answer(row.example) if is_chat(row.example) else 1
+        if number is not None:
+            raise RowFaultError(
+                "bad_markers",
+                f"The file is regime3_v1, as most of its first rows are, but answer {number} has no pair of "
+                f"{ANSWER_START} and {ANSWER_END}, or more than one. Add them, or take the row out.",
+            )
+    elif (own := spec_of(row)) != spec:
+        raise RowFaultError(
+            "other_spec",
+            f"The row is {own} ({row.shape}), but the file is {spec}, as most of its first rows are. Put such rows "
+            "into a file of their own.",
+        )
+
+
+def _unmarked_answer(example: ChatExample) -> int | None:
+    """The number of the first answer that hasn't one pair of markers, from 1."""
+    answers = (message["content"] for message in example["messages"] if message["role"] == "assistant")
+    for number, answer in enumerate(answers, start=1):
+        once = answer.count(ANSWER_START) == 1 == answer.count(ANSWER_END)
+        if not once or answer.index(ANSWER_START) > answer.index(ANSWER_END):
+            return number
+    return None
+
+
+def has_known_shape(columns: Sequence[str]) -> bool:
+    """Whether a table of these columns can have rows of a known shape."""
+    return any(set(keys) <= set(columns) for keys in SHAPE_KEYS.values())
+
+
+def nearest_spec(keys: Sequence[str]) -> str:
+    """A sentence that names the spec and shape which a row's keys come nearest to, and what differs."""
+    return _nearest(tuple(keys[:8]))
 
 
 def texts_of(example: Example) -> list[str]:
@@ -141,15 +235,16 @@ def _parse_messages(value: dict[str, Any]) -> ParsedRow:
 
 def _parse_prompt_completion(value: dict[str, Any]) -> ParsedRow:
     prompt, completion = value["prompt"], value["completion"]
+    dropped = _beyond(value, "prompt", "completion")
     if isinstance(prompt, list) and isinstance(completion, list):
         messages = [*_messages(prompt, "prompt"), *_messages(completion, "completion")]
         _check_conversation(messages)
-    else:
-        messages = [
-            Message(role="user", content=_text(prompt, "`prompt`")),
-            Message(role="assistant", content=_text(completion, "`completion`")),
-        ]
-    return ParsedRow(ChatExample(messages=messages), "prompt/completion", _beyond(value, "prompt", "completion"))
+        return ParsedRow(ChatExample(messages=messages), "prompt/completion", dropped, spec="chat_sft_v1")
+    messages = [
+        Message(role="user", content=_text(prompt, "`prompt`")),
+        Message(role="assistant", content=_text(completion, "`completion`")),
+    ]
+    return ParsedRow(ChatExample(messages=messages), "prompt/completion", dropped)
 
 
 def _parse_instruction(value: dict[str, Any]) -> ParsedRow:
@@ -245,8 +340,8 @@ def _check_conversation(messages: list[Message]) -> None:
         raise RowFaultError("wrong_order", "The assistant speaks before the user. Begin with a user message.")
 
 
-def _check_encodable(example: Example) -> None:
-    """JSON can spell half of a surrogate pair, which no UTF-8 file and no tokenizer can hold."""
+def check_encodable(example: Example) -> None:
+    """Raises RowFaultError for half of a surrogate pair, which JSON can spell, but no UTF-8 file or tokenizer hold."""
     for text in texts_of(example):
         try:
             text.encode("utf-8")
@@ -284,11 +379,11 @@ def _sentence(name: str) -> str:
 
 @lru_cache(maxsize=256)
 def _nearest(keys: tuple[str, ...]) -> str:
-    """Names the known shape that a row's keys come nearest to, and what differs. A file repeats few such sets."""
+    """A file repeats few such sets of keys."""
     if "conversations" in keys:
         return (
-            "Nearest is `messages`: rename `conversations` to `messages`, and in each message `from` to `role` "
-            "(human: user, gpt: assistant) and `value` to `content`."
+            "Nearest is chat_sft_v1 (messages): rename `conversations` to `messages`, and in each message `from` to "
+            "`role` (human: user, gpt: assistant) and `value` to `content`."
         )
     if not keys:
         return "The row has no keys with a value. Give it `messages`, `prompt` and `completion`, or `text`."
@@ -298,4 +393,5 @@ def _nearest(keys: tuple[str, ...]) -> str:
 
     shape, wanted = max(SHAPE_KEYS.items(), key=lambda item: likeness(item[1]))
     lacking = " and ".join(f"`{key}`" for key in wanted if key not in keys)
-    return f"Nearest is {shape}: {lacking} is missing; the row has {', '.join(f'`{key}`' for key in keys)}."
+    given = ", ".join(f"`{key}`" for key in keys)
+    return f"Nearest is {SHAPE_SPECS[shape]} ({shape}): {lacking} is missing; the row has {given}."

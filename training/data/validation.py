@@ -7,15 +7,27 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
-from pathlib import Path
+from itertools import islice, pairwise
 from typing import Any, BinaryIO, Final
 
-from training.data.rows import LINE_LIMIT_BYTES, Line, iter_lines
-from training.data.specs import ParsedRow, RowFaultError, is_chat, parse_line, texts_of
+from training.data.records import Reader, Record, UnreadableSourceError
+from training.data.specs import (
+    ParsedRow,
+    RowFaultError,
+    SpecName,
+    check_spec,
+    has_answer_markers,
+    is_chat,
+    spec_of,
+    texts_of,
+)
+from training.data.unpacking import Limits
 
 KEPT_FAULTS = 100
 ROWS_PER_TELLING = 50
+DECIDING_ROWS = 200
+"""Whose spec becomes the file's."""
+
 DUPLICATE_ROWS_LIMIT = 1_000_000
 """Rows remembered (by a hash each) to find doubles; beyond them doubles are not looked for, and the report says so."""
 
@@ -31,7 +43,7 @@ WARNING_TEXTS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One faulty row: its line from 1, a code of training.data.specs.FAULT_CODES, and what to do."""
+    """One faulty row: its line (element, row: `Findings.place`) from 1, a code of FAULT_CODES, and what to do."""
 
     line: int
     code: str
@@ -42,6 +54,8 @@ class Fault:
 class Findings:
     """What the rows told. `rows` = `accepted` + `faulty`; blank lines are no rows."""
 
+    place: str = "line"
+    spec: SpecName | None = None
     accepted: int = 0
     characters: int = 0
     messages: int = 0
@@ -63,26 +77,27 @@ class Findings:
         """How many rows there are."""
         return self.accepted + self.faulty
 
-    def rejection(self, max_fault_fraction: float) -> str | None:
-        """A sentence that says why the dataset can't be used, or None when it can."""
+    def rejection(self, name: str, max_fault_fraction: float) -> str | None:
+        """A sentence that says why the file of that name can't be used, or None when it can."""
         if not self.rows:
-            return "The file holds no rows."
+            return f"{name} is empty: it holds no rows. Give a file with one JSON object a line."
         first = self.faults[0] if self.faults else None
-        where = f" First at line {first.line}: {first.message}" if first else ""
+        where = f" First at {self.place} {first.line}: {first.message}" if first else ""
         if not self.accepted:
-            return f"None of the {self.rows} rows can be used.{where}"
+            return f"None of the {self.rows} rows of {name} can be used.{where}"
         fraction = self.faulty / self.rows
         if fraction > max_fault_fraction:
             return (
-                f"{self.faulty} of {self.rows} rows ({fraction:.2%}) are faulty, and at most {max_fault_fraction:.2%} "
-                f"may be.{where}"
+                f"{self.faulty} of {self.rows} rows ({fraction:.2%}) of {name} are faulty, and at most "
+                f"{max_fault_fraction:.2%} may be.{where}"
             )
         return None
 
     def to_report(self) -> dict[str, Any]:
         """The report's part that the rows alone make."""
         return {
-            "format": "jsonl",
+            "place": self.place,
+            "spec": self.spec,
             "rows": self.rows,
             "accepted": self.accepted,
             "faulty": self.faulty,
@@ -103,46 +118,72 @@ class Findings:
         }
 
 
-def validate(
-    source: Path, accepted_rows: BinaryIO, on_bytes: Callable[[int], None], *, line_limit_bytes: int = LINE_LIMIT_BYTES
-) -> Findings:
-    """Checks every row of `source` and writes the accepted ones, mapped, to `accepted_rows`.
+def choose_spec(reader: Reader) -> SpecName | None:
+    """The spec that most of the first usable rows follow; None where there is none among them."""
+    specs: Counter[SpecName] = Counter()
+    marked = 0
+    for record in islice(reader.records(), DECIDING_ROWS):
+        if isinstance(record.row, RowFaultError):
+            continue
+        specs[spec_of(record.row)] += 1
+        marked += has_answer_markers(record.row.example)
+    if 2 * marked > specs.total():
+        return "regime3_v1"
+    return specs.most_common(1)[0][0] if specs else None
 
-    `on_bytes` is told now and then how many bytes have been read.
+
+def validate(
+    reader: Reader, spec: SpecName | None, accepted_rows: BinaryIO, on_bytes: Callable[[int], None], limits: Limits
+) -> Findings:
+    """Checks every row against `spec` and writes the accepted ones, mapped, to `accepted_rows`.
+
+    `on_bytes` is told now and then how many bytes have been read. Raises UnreadableSourceError for a file that can't be
+    read to its end, or becomes more than the limit.
     """
-    findings = Findings()
+    findings = Findings(place=reader.place, spec=spec)
     seen: set[int] = set()
-    with source.open("rb") as stream:
-        for line in iter_lines(stream, line_limit_bytes):
-            try:
-                row = _parsed(line, line_limit_bytes)
-            except RowFaultError as fault:
-                _note_fault(findings, line.number, fault)
-            else:
-                mapped = _mapped_line(line, row)
-                accepted_rows.write(mapped + b"\n")
-                _note_row(findings, row)
-                _note_duplicate(findings, seen, mapped)
-            if line.number % ROWS_PER_TELLING == 0:
-                on_bytes(line.end)
+    written = 0
+    for index, record in enumerate(reader.records()):
+        fault = _fault_of(record, spec)
+        if fault is not None:
+            _note_fault(findings, record.number, fault)
+        elif isinstance(record.row, ParsedRow):
+            mapped = record.data if record.data is not None else _canonical(record.row)
+            written += accepted_rows.write(mapped + b"\n")
+            _note_row(findings, record.row)
+            _note_duplicate(findings, seen, mapped)
+        if index % ROWS_PER_TELLING == 0:
+            on_bytes(reader.position())
+            _check_written(written, limits)
     if len(findings.shapes) > 1:
         findings.warnings["mixed_shapes"] = findings.accepted
     return findings
 
 
-def _parsed(line: Line, line_limit_bytes: int) -> ParsedRow:
-    if line.data is None:
-        raise RowFaultError(
-            "line_too_long",
-            f"The line is longer than {line_limit_bytes:,} bytes. Split the conversation, or leave it out.",
-        )
-    return parse_line(line.data)
+def _fault_of(record: Record, spec: SpecName | None) -> RowFaultError | None:
+    if isinstance(record.row, RowFaultError):
+        return record.row
+    try:
+        if spec is not None:
+            check_spec(record.row, spec)
+    except RowFaultError as fault:
+        return fault
+    return None
 
 
-def _mapped_line(line: Line, row: ParsedRow) -> bytes:
-    if not row.is_mapped and line.data is not None:
-        return line.data  # writing it anew would take as long as all else together
+def _canonical(row: ParsedRow) -> bytes:
+    """The row as `rows.jsonl` has it. A line that is so already is kept: writing it anew would take as long as all else
+    together."""
     return json.dumps(row.example, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _check_written(written: int, limits: Limits) -> None:
+    """A table can name one long text a million times and be small itself."""
+    if written > limits.most_bytes:
+        raise UnreadableSourceError(
+            f"The rows come to more than {limits.most_bytes:,} bytes. Split the file, or raise the setting "
+            "datasets.max_unpacked_bytes."
+        )
 
 
 def _note_fault(findings: Findings, number: int, fault: RowFaultError) -> None:
