@@ -1,8 +1,8 @@
 """Where a job may run now, or why it has to wait. Runs in the dispatcher's thread.
 
 A GPU takes as many training runs at once as the profile in force on it allows (`power.PROFILE_max_concurrent_jobs`), a
-run on several GPUs counts on each of them. A card that is too hot gets no job at all. A host without a GPU takes
-`jobs.max_concurrent_train` runs.
+run on several GPUs counts on each of them. A card that is too hot or can't be read gets no job at all. A host without a
+GPU takes `jobs.max_concurrent_train` runs; one whose driver is silent isn't taken for such a host.
 """
 
 from dataclasses import dataclass
@@ -43,6 +43,8 @@ def _room(job: Job, host: Host) -> Place | str:
     running = list(Job.objects.filter(status=Status.RUNNING, host=host))
     same_lane = [other for other in running if kind_of(other).lane == kind.lane]
     cards, wanted = hosts.gpus_of(host), kind.gpus_wanted(job)
+    if wanted and (fault := hosts.missing_gpus(host)):
+        return f"waits for the GPUs of {host.name}: {fault}"
     if kind.lane == "train" and cards:
         return _room_on_gpus(host, cards, same_lane, wanted)
     if kind.lane == "train" and wanted > 1:
@@ -54,9 +56,10 @@ def _room(job: Job, host: Host) -> Place | str:
     if limit is not None and len(same_lane) >= limit:
         ahead = ", ".join(f"{other.kind} {other.pk}" for other in same_lane[:3])
         return f"waits for {ahead} on {host.name}"
-    cool = [gpu for gpu in cards if not _is_hot(gpu)]
+    sound = [gpu for gpu in cards if not _fault(gpu)]
+    cool = [gpu for gpu in sound if not _is_hot(gpu)]
     if wanted and cards and not cool:
-        return thermal.hold_reason(cards[0])
+        return thermal.hold_reason(sound[0]) if sound else _why_lost(cards[0])
     return Place(host, tuple(_emptiest(cool)[:wanted]))
 
 
@@ -64,15 +67,18 @@ def _room_on_gpus(host: Host, cards: list[Gpu], running: list[Job], wanted: int)
     """GPUs for a training run: those with room, the ones with fewest runs first."""
     if wanted > len(cards):
         return f"asks for {wanted} GPUs, {host.name} has {len(cards)}"
+    sound, lost = [gpu for gpu in cards if not _fault(gpu)], [gpu for gpu in cards if _fault(gpu)]
+    if wanted > len(sound):
+        return _why_lost(lost[0])
     limits = power.concurrent_limits()
-    runs = {gpu.uuid: sum(gpu.uuid in other.gpus for other in running) for gpu in cards}
-    roomy = [gpu for gpu in cards if runs[gpu.uuid] < limits[_profile(gpu)]]
+    runs = {gpu.uuid: sum(gpu.uuid in other.gpus for other in running) for gpu in sound}
+    roomy = [gpu for gpu in sound if runs[gpu.uuid] < limits[_profile(gpu)]]
     free = sorted((gpu for gpu in roomy if not _is_hot(gpu)), key=lambda gpu: runs[gpu.uuid])
     if len(free) >= wanted:
         return Place(host, tuple(gpu.uuid for gpu in free[:wanted]))
     if len(roomy) >= wanted:
         return thermal.hold_reason(next(gpu for gpu in roomy if _is_hot(gpu)))
-    return _why_full(host, [gpu for gpu in cards if gpu not in roomy], limits)
+    return _why_full(host, [gpu for gpu in sound if gpu not in roomy], limits)
 
 
 def _why_full(host: Host, full: list[Gpu], limits: dict[str, int]) -> str:
@@ -95,10 +101,20 @@ def _is_hot(gpu: Gpu) -> bool:
     return gpu.heat_level >= thermal.HOLD
 
 
+def _fault(gpu: Gpu) -> str:
+    """Why the card can't be read, or nothing: lost, or its driver hangs. A job on it would fail, or hang as well."""
+    return gpu.reading.get("fault") or ""
+
+
+def _why_lost(gpu: Gpu) -> str:
+    return f"waits for {power.label(gpu)}: {_fault(gpu)}"
+
+
 def _emptiest(cards: list[Gpu]) -> list[str]:
-    """The GPUs, the one with most free memory first."""
+    """The GPUs, the one with most free memory first; those that don't tell come last."""
 
     def free_bytes(gpu: Gpu) -> int:
-        return (gpu.reading.get("memory_total_bytes") or 0) - (gpu.reading.get("memory_used_bytes") or 0)
+        total, used = gpu.reading.get("memory_total_bytes"), gpu.reading.get("memory_used_bytes")
+        return -1 if total is None or used is None else total - used
 
     return [gpu.uuid for gpu in sorted(cards, key=free_bytes, reverse=True)]

@@ -1,5 +1,7 @@
 """Hosts as their agents report them. Runs in the web process."""
 
+from datetime import timedelta
+
 from django.db import transaction
 from django.utils import timezone
 
@@ -7,6 +9,9 @@ from controlplane.errors import NotFoundError
 from controlplane.fleet.protocol import GpuReading, HostFacts, HostReading
 from controlplane.live.announce import publish
 from controlplane.models import Gpu, Host
+
+REMEMBERED_DAYS = 7
+"""For how long a host whose driver is silent counts as one with GPUs: cards are taken out, too."""
 
 
 def list_hosts() -> list[Host]:
@@ -67,3 +72,15 @@ def gpus_of(host: Host) -> list[Gpu]:
     """The GPUs that the host's last reading named."""
     present = {gpu["uuid"] for gpu in host.reading.get("gpus", [])}
     return [gpu for gpu in host.gpus.all() if gpu.uuid in present]
+
+
+def missing_gpus(host: Host) -> str | None:
+    """Why none of the host's GPUs can be seen though it has some, as a sentence; None where there is nothing to wait for.
+
+    A driver that hangs names no card at all; the host isn't one without a GPU for that.
+    """
+    fault = host.reading.get("gpu_fault")
+    if not fault or host.reading.get("gpus"):
+        return None
+    since = timezone.now() - timedelta(days=REMEMBERED_DAYS)
+    return str(fault) if any(gpu.seen_at >= since for gpu in host.gpus.all()) else None

@@ -312,6 +312,46 @@ def test_each_gpu_of_a_host_has_its_own_count_and_the_emptiest_is_taken() -> Non
     assert placed(gpus=3) == "asks for 3 GPUs, box has 2"
 
 
+@pytest.mark.usefixtures("home")
+def test_a_card_that_is_lost_gets_no_job_and_says_so() -> None:
+    host = factories.make_host("box")
+    good = factories.make_gpu(host, 0)
+    lost = factories.make_gpu(host, 1, memory_used_bytes=None, fault="GPU 1 can't be read: GPU is lost.")
+    engine = factories.make_job("serve")
+    assert place(engine, hosts.list_hosts()) == Place(host, (good.uuid,)), "its memory isn't empty, it's unknown"
+    assert placed() == Place(host, (good.uuid,))
+    assert placed(gpus=2) == "waits for GPU 1 on box: GPU 1 can't be read: GPU is lost."
+    assert placed(gpus=3) == "asks for 3 GPUs, box has 2"
+    running_on(good)
+    assert placed() == "waits for a free GPU on box: GPU 0 (max) takes 1 at a time"
+    Gpu.objects.filter(pk=good.pk).update(reading={**lost.reading, "fault": "GPU 0 can't be read."})
+    for job in (factories.make_run().job, engine):
+        assert place(job, hosts.list_hosts()) == "waits for GPU 0 on box: GPU 0 can't be read."
+    assert place(factories.make_job("fetch"), hosts.list_hosts()) == Place(host, ())
+
+
+@pytest.mark.usefixtures("home")
+def test_a_card_that_does_not_tell_its_memory_is_the_last_that_an_engine_gets() -> None:
+    host = factories.make_host("box")
+    silent = factories.make_gpu(host, 0, memory_used_bytes=None)
+    full = factories.make_gpu(host, 1, memory_used_bytes=23 << 30)
+    assert place(factories.make_job("serve"), hosts.list_hosts()) == Place(host, (full.uuid,))
+    Gpu.objects.filter(pk=full.pk).update(heat_level=2)
+    assert place(factories.make_job("serve"), hosts.list_hosts()) == Place(host, (silent.uuid,))
+
+
+@pytest.mark.usefixtures("home")
+def test_while_the_driver_is_silent_nothing_starts_on_the_processor_instead(clock: Clock) -> None:
+    host = factories.make_host("box", gpus=1)
+    host.reading = {**host.reading, "gpus": [], "gpu_fault": "The NVIDIA driver doesn't answer."}
+    host.save()
+    engine, words = factories.make_job("serve"), "waits for the GPUs of box: The NVIDIA driver doesn't answer."
+    assert (placed(), placed(gpus=2), place(engine, hosts.list_hosts())) == (words, words, words)
+    assert place(factories.make_job("fetch"), hosts.list_hosts()) == Place(host, ())
+    clock.forward(8 * 86400)  # by then the card has been taken out
+    assert placed() == Place(host, ())
+
+
 def test_the_overview_tells_how_many_jobs_each_profile_takes(admin: Client) -> None:
     settings.put(SYSTEM, "power.max_max_concurrent_jobs", 3)
     shown = admin.get(ADDRESS).json()["profiles"]
