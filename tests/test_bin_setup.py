@@ -80,9 +80,12 @@ def test_it_sets_up_once_and_begins_anew_after_a_break(checkout: Path) -> None:
 
     (checkout / "broken").unlink()
     (venv / "left-over").touch()
+    of_an_older_install = checkout / "tiny_project.egg-info"
+    of_an_older_install.mkdir()
     first = run(setup)
     assert first.returncode == 0, first.stderr
     assert not (venv / "left-over").exists(), "a half-made .venv was taken for a whole one"
+    assert not of_an_older_install.exists(), "its entry points would be found before the new ones"
     assert list(venv.glob("lib/python*/site-packages/tiny_project.py"))
 
     assert run(setup, "--check").returncode == 0

@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 
 from monitoring.attempt import JobFaultError
 from training.config.schema import TrainerConfig
-from training.data.encoding import CHATML_TEMPLATE
 from training.precision import frozen_dtype
 from training.profiles.base import Profile
+from training.profiles.chatml import CHATML_TEMPLATE
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 CHATML_END = "<|im_end|>"

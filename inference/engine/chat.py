@@ -10,13 +10,9 @@ import jinja2
 from jinja2 import meta
 
 from inference.engine.base import InvalidRequestError
+from training.profiles.chatml import CHATML_TEMPLATE
 
 CHATML_TURN_END = "<|im_end|>"
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
 Message = Mapping[str, str]
 """`role` and `content`."""
 
@@ -29,7 +25,7 @@ class ChatPrompts:
     ) -> None:
         self._tokenizer = tokenizer
         self._system_prompt = system_prompt
-        self._template: str = chat_template or tokenizer.chat_template or CHATML
+        self._template: str = chat_template or tokenizer.chat_template or CHATML_TEMPLATE
 
     @property
     def stop_strings(self) -> tuple[str, ...]:

@@ -327,6 +327,9 @@ def _text_tools(loaded: LoadedModel, factories: Sequence[ProcessorFactory]) -> T
     tokenizer: Any = loaded.tokenizer
     vocabulary = Vocabulary(
         encode=lambda text: list(tokenizer.encode(text, add_special_tokens=False)),
+        decode=lambda ids: str(
+            tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        ),
         end_token_ids=loaded.end_token_ids,
         size=loaded.vocabulary_size,
     )

@@ -12,9 +12,11 @@ import torch
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a processor may know of the tokenizer: text to ids, the ids that end a text, and the number of logits."""
+    """What a processor may know of the tokenizer: text to ids and back (special tokens left out), the ids that end a
+    text, and the number of logits."""
 
     encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
     end_token_ids: frozenset[int]
     size: int
 

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from inference.processors.base import ProcessorFactory
 
 ENTRY_POINT_GROUP = "pilothouse.processors"
-BUILT_IN = ("plain",)
+BUILT_IN = ("emoji_think", "plain")
 
 
 class UnknownProcessorsError(LookupError):

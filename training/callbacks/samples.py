@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from inference.processors import ProcessorFactory, UnknownProcessorsError, Vocabulary, load_processors
+from inference.processors.generation import ProcessorsOfGenerate
+from monitoring.attempt import JobFaultError
 from monitoring.events import EventWriter, Sample
 from training.config.schema import TrainerConfig
 from training.data.specs import ChatExample, Message
@@ -22,6 +25,7 @@ class Samples(TrainerCallback):  # type: ignore[misc]
         self._profile = profile
         self._tokenizer = tokenizer
         self._events = events
+        self._factories = _factories(profile) if self._every and self._prompts else []
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """Generates when it is time."""
@@ -44,12 +48,36 @@ class Samples(TrainerCallback):  # type: ignore[misc]
         inputs = self._tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
         ).to(model.device)
+        prompt_length = inputs["input_ids"].shape[1]
+        processors = [ProcessorsOfGenerate(self._factories, self._vocabulary(model), prompt_length)]
         output = model.generate(
             **inputs,
+            logits_processor=processors if self._factories else None,
             max_new_tokens=SAMPLE_TOKENS,
             do_sample=False,
             use_cache=True,
             pad_token_id=self._tokenizer.pad_token_id,
         )
-        text: str = self._tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        text: str = self._tokenizer.decode(output[0, prompt_length:], skip_special_tokens=True)
         return text
+
+    def _vocabulary(self, model: Any) -> Vocabulary:
+        known = model.generation_config.eos_token_id
+        ends = known if isinstance(known, list) else [self._tokenizer.eos_token_id if known is None else known]
+        return Vocabulary(
+            encode=lambda text: list(self._tokenizer.encode(text, add_special_tokens=False)),
+            decode=lambda ids: str(
+                self._tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            ),
+            end_token_ids=frozenset(ends),
+            size=model.config.get_text_config().vocab_size,
+        )
+
+
+def _factories(profile: Profile) -> list[ProcessorFactory]:
+    try:
+        return load_processors(profile.processors)
+    except UnknownProcessorsError as error:
+        raise JobFaultError(
+            "config_invalid", f"The profile {profile.name} can't answer sample prompts: {error}", "Leave them out."
+        ) from error

@@ -12,14 +12,6 @@ from training.data.specs import ChatExample, Example, Message, is_chat
 IGNORED = -100
 """The label of a token that is read but not learned (PyTorch's own convention)."""
 
-CHATML_TEMPLATE = (
-    "{%- for message in messages %}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
-)
-"""Taken for a model that has no chat template."""
-
 Span = tuple[int, int]
 
 

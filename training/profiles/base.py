@@ -13,7 +13,7 @@ from datetime import date
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol, runtime_checkable
 
-from training.data.specs import ChatExample
+from training.data.specs import ChatExample, Message
 
 ENTRY_POINT_GROUP = "pilothouse.profiles"
 
@@ -75,6 +75,41 @@ class Profile(Protocol):
 
     def check(self, answer: str) -> list[AnswerFault]:
         """What is wrong with an assistant's answer; empty: nothing."""
+
+
+@runtime_checkable
+class ReplyChecker(Protocol):
+    """What a profile may have besides: a check that knows what was asked."""
+
+    def check_reply(self, question: str, answer: str) -> list[AnswerFault]:
+        """What is wrong with an answer to this user's turn; empty: nothing."""
+
+
+def faults_of(profile: Profile, example: ChatExample) -> list[AnswerFault]:
+    """What the profile finds wrong with the answers of a conversation, in order."""
+    faults, question = [], ""
+    for message in example["messages"]:
+        if message["role"] == "user":
+            question = message["content"]
+        elif message["role"] == "assistant" and isinstance(profile, ReplyChecker):
+            faults += profile.check_reply(question, message["content"])
+        elif message["role"] == "assistant":
+            faults += profile.check(message["content"])
+    return faults
+
+
+def with_system_prompt(example: ChatExample, prompt: str) -> ChatExample:
+    """A copy of the example, with the prompt as its first message where it has no system message."""
+    messages = example["messages"]
+    if not prompt or any(message["role"] == "system" for message in messages):
+        return ChatExample(messages=list(messages))
+    return ChatExample(messages=[Message(role="system", content=prompt), *messages])
+
+
+def refuse_options(options: Mapping[str, Any] | None) -> None:
+    """Raises ValueError for any option: what a profile without options calls first."""
+    if options:
+        raise ValueError(f"it has no options, but {', '.join(sorted(options))} was given.")
 
 
 def profile_names() -> tuple[str, ...]:

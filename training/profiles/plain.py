@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any, ClassVar
 
-from training.data.specs import ChatExample, Message
-from training.profiles.base import AnswerFault
+from training.data.specs import ChatExample
+from training.profiles.base import AnswerFault, refuse_options, with_system_prompt
 
 
 class PlainProfile:
@@ -18,8 +18,7 @@ class PlainProfile:
     chat_template: ClassVar[str | None] = None
 
     def __init__(self, system_prompt: str = "", options: Mapping[str, Any] | None = None) -> None:
-        if options:
-            raise ValueError(f"it has no options, but {', '.join(sorted(options))} was given.")
+        refuse_options(options)
         self._system_prompt = system_prompt
 
     def system_prompt(self, today: date) -> str:
@@ -28,10 +27,7 @@ class PlainProfile:
 
     def transform(self, example: ChatExample, index: int) -> ChatExample:
         """The example, with the configured prompt as its first message where it has no system message."""
-        messages = example["messages"]
-        if not self._system_prompt or any(message["role"] == "system" for message in messages):
-            return ChatExample(messages=list(messages))
-        return ChatExample(messages=[Message(role="system", content=self._system_prompt), *messages])
+        return with_system_prompt(example, self._system_prompt)
 
     def check(self, answer: str) -> list[AnswerFault]:
         """Nothing is asked of an answer, but that there is one."""
