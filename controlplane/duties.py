@@ -41,6 +41,7 @@ DUTIES: tuple[Duty, ...] = (
     Duty("notifications", 2.0, notifications.send_pending),
     Duty("old alerts", 3600.0, alerts.prune),
     Duty("thermal guard", 5.0, thermal.look),
+    Duty("thermal guard's power", 5.0, thermal.rule_power),
     Duty("power drift", 30.0, drift.reconcile),
     Duty("power schedules", 30.0, schedules.apply_due),
     Duty("power sweeps", 2.0, sweep_run.work),

@@ -37,11 +37,13 @@ class Host(models.Model):
 class Gpu(models.Model):
     """One GPU of a host, known by its NVML UUID. `reading` is the last `GpuReading`.
 
-    `power_profile` is what somebody or a schedule wished for last; `power_answer` what became of it. `power_drift` is
-    what was found in force instead, by another's doing: {"found_watts", "wanted_watts", "since", "set_again"}.
+    `power_profile` is what somebody or a schedule wished for last; `power_answer` what became of it, with "accepted_at"
+    (when the card last took what it was asked for) and "restore_told" (`power.restore_at_stop` as its agent knows it).
+    `power_drift` is what was found in force instead, by another's doing: {"found_watts", "wanted_watts", "since",
+    "set_again"}.
     `heat_level`: 0 cool, 1 power is stepped down, 2 new jobs wait, 3 running jobs are paused (`services.thermal`);
-    `heat` is what the thermal guard has done and must undo: {"watts": the limit it set, "before_watts", "stepped_at",
-    "tries", "reason", "paused_jobs": [job ids]}.
+    `heat` is what the thermal guard has done and must undo: {"watts": the limit it set, "before_watts",
+    "intended_watts": the one it is about to set, "stepped_at", "tries", "reason", "paused_jobs": [job ids]}.
     """
 
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="gpus")

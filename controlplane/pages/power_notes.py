@@ -33,5 +33,5 @@ def notes(gpu: Gpu) -> list[Note]:
 def _waiting(gpu: Gpu) -> str:
     limits = thermal.limits()
     if gpu.heat_level >= thermal.PAUSE:
-        return f"Too hot: its training runs are paused until it has cooled below {limits.cool_below(thermal.PAUSE)} °C."
+        return f"Too hot: its training runs are paused until it has cooled below {limits.cool_below(thermal.HOLD)} °C."
     return f"Too warm: new jobs wait until it has cooled below {limits.cool_below(thermal.HOLD)} °C."

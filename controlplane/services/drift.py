@@ -18,7 +18,6 @@ from controlplane.models.hosts import OFFLINE_AFTER_SECONDS
 from controlplane.services import alerts, power, settings
 from controlplane.services.access import audit
 
-TOLERANCE_WATTS = 1.5
 SETTLE_SECONDS = 5
 """A reading may be older than a change by this much: it says nothing about it yet."""
 
@@ -46,9 +45,11 @@ class Drift(TypedDict):
 def reconcile(now: datetime | None = None) -> None:
     """One look at every card whose reading can be relied upon."""
     now, again = now or timezone.now(), bool(settings.get("power.reconcile_set_again"))
+    restore = power.puts_back()
     for gpu in power.readable(now):
         _look_at_limit(gpu, again, now)
         _look_at_persistence(gpu, again, now)
+        _tell_restore(gpu, restore)
 
 
 def sentence(gpu: Gpu) -> str:
@@ -63,6 +64,8 @@ def sentence(gpu: Gpu) -> str:
 
 def _settled(gpu: Gpu) -> bool:
     """Whether the card's reading is surely later than its last changes (or the clock has been put back since)."""
+    if power.is_being_changed(gpu):
+        return False
     ages = [(gpu.seen_at - moment).total_seconds() for moment in power.changes(gpu)]
     return all(age >= SETTLE_SECONDS or age < -OFFLINE_AFTER_SECONDS for age in ages)
 
@@ -82,14 +85,24 @@ def _is_due(tries: int, tried_at: str | None, now: datetime) -> bool:
 def _look_at_limit(gpu: Gpu, again: bool, now: datetime) -> None:
     wanted, found = power.expected_watts(gpu), gpu.reading.get("power_limit_watts")
     drift: Drift | None = gpu.power_drift
+    if wanted is None and drift is not None:
+        _clear(gpu)
     if wanted is None or found is None or not _settled(gpu):
         return
-    if abs(found - wanted) <= TOLERANCE_WATTS:
+    if abs(found - wanted) <= power.TOLERANCE_WATTS:
         _right(gpu, drift, now)
         return
     drift = _note(gpu, drift, found, wanted, now)
     if drift is not None and again and _is_due(drift["tries"], drift["tried_at"], now):
         _set_again(gpu, drift, wanted, now)
+
+
+def _clear(gpu: Gpu) -> None:
+    """Nothing is wished of the card any more (the guard has put back what it had, say): so nothing is wrong."""
+    with transaction.atomic():
+        if _put(gpu, None):
+            alerts.end(power.DRIFT_RULE, power.label(gpu))
+            power.tell(gpu)
 
 
 def _right(gpu: Gpu, drift: Drift | None, now: datetime) -> None:
@@ -196,10 +209,10 @@ def _persist_again(gpu: Gpu, wanted: bool, tries: int, now: datetime) -> None:
     with power.alone_with(gpu) as row:
         if row is None or row.persistence_answer != gpu.persistence_answer or row.persistence_wanted != wanted:
             return
-        answer = power.ask_persistence(row, wanted)
+        restore, answer = power.puts_back(), power.ask_persistence(row, wanted)
         moment = now.isoformat()
         stored = {**answer, "by": SYSTEM.name, "set_at": moment, "found_at": moment, "tried_at": moment,
-                  "tries": tries + 1}  # fmt: skip
+                  "tries": tries + 1, "restore_told": restore}  # fmt: skip
         with transaction.atomic():
             power.store_persistence(row, stored)
             audit(SYSTEM, "power.persistence_again", power.label(row), **answer)
@@ -214,3 +227,33 @@ def _fire_persistence(gpu: Gpu, subject: str, wanted: bool, end: str) -> None:
     alerts.fire(power.DRIFT_RULE, subject, severity, message, fix="A driver that was reloaded forgets it.",
                 url="/power/")  # fmt: skip
     power.tell(gpu)
+
+
+# --- Putting back at the agent's end ----------------------------------------------------------------------------------
+
+
+def _tell_restore(gpu: Gpu, restore: bool) -> None:
+    """Lets the agent know that `power.restore_at_stop` has changed since it was told, by asking for what it has again.
+
+    Only where the card has what was asked for: nothing but the agent's memory changes.
+    """
+    limit, mode = gpu.power_answer or {}, gpu.persistence_answer or {}
+    watts, found = power.expected_watts(gpu), gpu.reading.get("power_limit_watts")
+    is_right = watts is not None and found is not None and abs(found - watts) <= power.TOLERANCE_WATTS
+    has_mode = gpu.persistence_wanted is not None and gpu.reading.get("persistence_mode") == gpu.persistence_wanted
+    tells_limit = is_right and limit.get("set") and limit.get("restore_told") is not restore
+    tells_mode = has_mode and mode.get("set") and mode.get("restore_told") is not restore
+    if not (tells_limit or tells_mode) or not _settled(gpu):
+        return
+    with power.alone_with(gpu) as row:
+        if row is None or power.expected_watts(row) != watts or row.persistence_wanted != gpu.persistence_wanted:
+            return  # somebody has pressed since we looked, and has told it
+        if tells_limit and watts is not None and power.ask_watts(row, watts)["refused_by"] != power.BY_AGENT:
+            _note_told(row, "power_answer", restore)
+        wanted = row.persistence_wanted
+        if tells_mode and wanted is not None and power.ask_persistence(row, wanted)["refused_by"] != power.BY_AGENT:
+            _note_told(row, "persistence_answer", restore)
+
+
+def _note_told(row: Gpu, column: str, restore: bool) -> None:
+    Gpu.objects.filter(pk=row.pk).update(**{column: {**(getattr(row, column) or {}), "restore_told": restore}})

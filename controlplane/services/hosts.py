@@ -75,7 +75,7 @@ def gpus_of(host: Host) -> list[Gpu]:
 
 
 def missing_gpus(host: Host) -> str | None:
-    """Why none of the host's GPUs can be seen though it has some, as a sentence; None where there is nothing to wait for.
+    """Why none of the host's GPUs can be seen though it has some, as a sentence; None where that isn't so.
 
     A driver that hangs names no card at all; the host isn't one without a GPU for that.
     """

@@ -46,6 +46,9 @@ PROFILES = {
         Profile("max", 350, 1.00, "The card's own default limit: full speed."),
     )
 }
+TOLERANCE_WATTS = 1.5
+"""By how much a limit that is read may differ from the one that was set: cards and tools round."""
+
 UNWISHED = "max"
 """A card that nobody has set runs at its own default limit, which is what `max` means."""
 
@@ -53,6 +56,9 @@ _RTX_3090 = re.compile(r"\bRTX 3090(?! Ti)\b", re.IGNORECASE)
 _locks: dict[int, threading.Lock] = {}
 _changed_at: dict[int, datetime] = {}
 """When this process last asked for a change of a card: readings that are older don't speak of it."""
+
+BY_AGENT = "agent"
+"""Who refused where the host doesn't answer, or its agent says no before it asks the card."""
 
 
 class Outcome(TypedDict):
@@ -261,10 +267,17 @@ def set_profile(actor: Actor, gpu: Gpu, profile: str, *, strict: bool = False) -
     chosen = named(profile)
     with alone_with(gpu) as row:
         if row is None:
-            return _outcome(gpu, chosen, _refusal(gpu, 0.0, "agent", *_gone(gpu)))
-        answer = _answer(row, chosen, strict=strict)
-        with transaction.atomic():
-            _store(actor, row, chosen, answer)
+            return _outcome(gpu, chosen, _refusal(gpu, 0.0, BY_AGENT, *_gone(gpu)))
+        return set_held(actor, row, profile, strict=strict)
+
+
+def set_held(actor: Actor, row: Gpu, profile: str, *, strict: bool = False) -> Outcome:
+    """The same for a card that the caller holds already (`alone_with`)."""
+    actor.require(Role.ADMIN)
+    chosen, restore = named(profile), puts_back()
+    answer = _answer(row, chosen, strict=strict)
+    with transaction.atomic():
+        _store(actor, row, chosen, answer, restore)
     return _outcome(row, chosen, answer)
 
 
@@ -286,14 +299,20 @@ def _answer(gpu: Gpu, profile: Profile, *, strict: bool) -> PowerAnswer:
     return answer
 
 
-def _store(actor: Actor, gpu: Gpu, profile: Profile, answer: PowerAnswer) -> None:
+def _store(actor: Actor, gpu: Gpu, profile: Profile, answer: PowerAnswer, restore: bool) -> None:
+    now, accepted = timezone.now(), accepted_at(gpu)
+    kept = now if answer["set"] else accepted
+    told = restore if answer["refused_by"] != BY_AGENT else (gpu.power_answer or {}).get("restore_told")
     values: dict[str, Any] = {
-        "power_answer": {**answer, "profile": profile.name, "by": actor.name}, "power_set_at": timezone.now(),
+        "power_answer": {
+            **answer, "profile": profile.name, "by": actor.name, "restore_told": told,
+            "accepted_at": kept.isoformat() if kept else None,
+        },
+        "power_set_at": now,
     }  # fmt: skip
     if answer["set"]:
         values |= {"power_profile": profile.name, "power_drift": None}
-        if gpu.power_drift:
-            alerts.end(DRIFT_RULE, label(gpu))
+        alerts.end(DRIFT_RULE, label(gpu))  # also one that was found while the card was being set
     store_limit(gpu, answer, **values)
     audit(actor, "power.set", label(gpu), profile=profile.name, **answer)
     tell(gpu)
@@ -338,12 +357,14 @@ def _set_persistence(actor: Actor, gpu: Gpu, enabled: bool) -> PersistenceOutcom
     with alone_with(gpu) as row:
         if row is None:
             return _persistence_outcome(gpu, _persistence_refusal(gpu, enabled, *_gone(gpu)))
-        answer = ask_persistence(row, enabled)
+        restore, answer = puts_back(), ask_persistence(row, enabled)
+        told = restore if answer["refused_by"] != BY_AGENT else (row.persistence_answer or {}).get("restore_told")
         with transaction.atomic():
             if answer["set"]:
                 Gpu.objects.filter(pk=row.pk).update(persistence_wanted=enabled)
                 alerts.end(DRIFT_RULE, f"persistence mode of {label(row)}")
-            store_persistence(row, {**answer, "by": actor.name, "set_at": timezone.now().isoformat()})
+            moment = timezone.now().isoformat()
+            store_persistence(row, {**answer, "by": actor.name, "set_at": moment, "restore_told": told})
             audit(actor, "power.persistence", label(row), **answer)
             tell(row)
     return _persistence_outcome(row, answer)
@@ -378,6 +399,25 @@ def readable(now: datetime | None = None) -> list[Gpu]:
     return [row for row in rows if not row.reading.get("fault")]
 
 
+def accepted_at(gpu: Gpu) -> datetime | None:
+    """When the card last took what it was asked for; None where it never has. A refused press is no change."""
+    answer = gpu.power_answer or {}
+    if answer.get("accepted_at"):
+        return datetime.fromisoformat(answer["accepted_at"])
+    return None if answer.get("set") is False else gpu.power_set_at
+
+
+def puts_back() -> bool:
+    """Whether agents are told to put back what they found when they end."""
+    return bool(settings.get("power.restore_at_stop"))
+
+
+def is_being_changed(gpu: Gpu) -> bool:
+    """Whether somebody of this process changes the card at this moment: what is read may be of before or after it."""
+    lock = _locks.get(gpu.pk)
+    return lock is not None and lock.locked()
+
+
 def changes(gpu: Gpu) -> list[datetime]:
     """When the card was last changed, or asked to be: by this process, and by whichever has stored it."""
     told = (gpu.persistence_answer or {}).get("set_at")
@@ -387,18 +427,20 @@ def changes(gpu: Gpu) -> list[datetime]:
 
 def ask_watts(gpu: Gpu, watts: float, *, strict: bool = False) -> PowerAnswer:
     """Has the agent set a limit; a refusal, a silent host and a card that vanished are answers too."""
-    restore = bool(settings.get("power.restore_at_stop"))
+    restore = puts_back()
+    _changed_at[gpu.pk] = timezone.now()
     try:
         return carrier(gpu.host).set_power(gpu.uuid, watts, strict=strict, restore_at_stop=restore)
     except (AgentRefusedError, HostUnreachableError) as error:
-        return _refusal(gpu, watts, "agent", *_explained(gpu, error))
+        return _refusal(gpu, watts, BY_AGENT, *_explained(gpu, error))
     finally:
         _changed_at[gpu.pk] = timezone.now()
 
 
 def ask_persistence(gpu: Gpu, enabled: bool) -> PersistenceAnswer:
     """The same for persistence mode."""
-    restore = bool(settings.get("power.restore_at_stop"))
+    restore = puts_back()
+    _changed_at[gpu.pk] = timezone.now()
     try:
         return carrier(gpu.host).set_persistence(gpu.uuid, enabled, restore_at_stop=restore)
     except (AgentRefusedError, HostUnreachableError) as error:
@@ -428,5 +470,5 @@ def _refusal(gpu: Gpu, watts: float, by: str, reason: str, fix: str) -> PowerAns
 def _persistence_refusal(gpu: Gpu, enabled: bool, reason: str, fix: str) -> PersistenceAnswer:
     return PersistenceAnswer(
         uuid=gpu.uuid, asked=enabled, enabled=gpu.reading.get("persistence_mode"), set=False, method=None,
-        refused_by="agent", reason=reason, fix=fix,
+        refused_by=BY_AGENT, reason=reason, fix=fix,
     )  # fmt: skip

@@ -130,21 +130,29 @@ def apply_due(now: datetime | None = None) -> None:
     for gpu in power.readable():
         due = verdict(rows, gpu, now)
         if due is not None and _is_due(gpu, due, now):
-            _carry_out(gpu, due)
+            _carry_out(gpu, rows)
 
 
 def _is_due(gpu: Gpu, due: Verdict, now: datetime) -> bool:
-    set_at, answer = gpu.power_set_at, gpu.power_answer or {}
-    if set_at is None or set_at > now + timedelta(seconds=FUTURE_SECONDS):  # the clock has been put back since
+    """Whether nobody has set the card since the edge. A press that was refused is none; who refused is asked later."""
+    accepted, latest = power.accepted_at(gpu), now + timedelta(seconds=FUTURE_SECONDS)
+    if accepted is not None and due.since <= accepted <= latest:  # later ones: the clock has been put back since
+        return False
+    tried, answer = gpu.power_set_at, gpu.power_answer or {}
+    was_refused = answer.get("set") is False and answer.get("by") == _actor(due.schedule).name
+    if tried is None or not was_refused or not due.since <= tried <= latest:
         return True
-    if set_at < due.since:
-        return True
-    is_ours = answer.get("by") == _actor(due.schedule).name and not answer.get("set")
-    return is_ours and now - set_at >= timedelta(seconds=RETRY_SECONDS)
+    return now - tried >= timedelta(seconds=RETRY_SECONDS)
 
 
-def _carry_out(gpu: Gpu, due: Verdict) -> None:
-    outcome = power.set_profile(_actor(due.schedule), gpu, due.profile)
+def _carry_out(gpu: Gpu, rows: list[PowerSchedule]) -> None:
+    """Sets what is due, judged once more: setting the cards before this one has taken its time, and people press."""
+    with power.alone_with(gpu) as row:
+        now = timezone.now()
+        due = verdict(rows, row, now) if row is not None else None
+        if row is None or due is None or not _is_due(row, due, now):
+            return
+        outcome = power.set_held(_actor(due.schedule), row, due.profile)
     if outcome["set"]:
         alerts.end(RULE, power.label(gpu))
         return

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.db import transaction
 
-from controlplane.errors import InvalidInputError, NotFoundError
+from controlplane.errors import FieldFault, InvalidInputError, NotFoundError
 from controlplane.models import Setting
 from controlplane.models.access import Actor, Role
 from controlplane.services.access import audit
@@ -99,6 +99,9 @@ DEFAULTS: dict[str, Definition] = {
     ),
 }  # fmt: skip
 
+RISING = ("thermal.power_step_celsius", "thermal.hold_jobs_celsius", "thermal.pause_jobs_celsius")
+"""Limits that only make sense in this order: whoever changes one of them is held to it."""
+
 
 def get(key: str) -> Any:
     """The value in force. Raises NotFoundError for an unknown key."""
@@ -114,13 +117,36 @@ def effective() -> dict[str, Any]:
 
 
 def put(actor: Actor, key: str, value: Any) -> Any:
-    """Changes a setting; returns the value as stored."""
+    """Changes a setting; returns the value as stored. Raises as `put_all` does."""
+    return put_all(actor, {key: value})[key]
+
+
+def put_all(actor: Actor, values: dict[str, Any]) -> dict[str, Any]:
+    """Changes several settings, or none of them; returns the values as stored.
+
+    Raises NotFoundError for an unknown key, InvalidInputError, naming the key, for a value that can't be taken.
+    """
     actor.require(Role.ADMIN)
-    checked = _checked(key, _definition(key), value)
+    checked = {key: _checked(key, _definition(key), value) for key, value in values.items()}
     with transaction.atomic():
-        Setting.objects.update_or_create(key=key, defaults={"value": checked})
-        audit(actor, "setting.put", key, value=checked)
+        for key, value in checked.items():
+            Setting.objects.update_or_create(key=key, defaults={"value": value})
+            audit(actor, "setting.put", key, value=value)
+        _check_order([key for key in checked if key in RISING])
     return checked
+
+
+def _check_order(changed: list[str]) -> None:
+    """Raises InvalidInputError where the limits, of which some were changed, don't rise."""
+    values = effective()
+    step, hold, pause = (values[key] for key in RISING)
+    if changed and not step < hold < pause:
+        path = changed[0] if len(changed) == 1 else RISING[1]
+        fault = {RISING[0]: f"below {hold}", RISING[1]: "between the other two", RISING[2]: f"above {hold}"}[path]
+        raise InvalidInputError(
+            f"The three limits must rise: power at {step} °C, new jobs at {hold} °C, pausing at {pause} °C.",
+            (FieldFault(path, fault),),
+        )
 
 
 def _definition(key: str) -> Definition:
@@ -136,8 +162,10 @@ def _checked(key: str, definition: Definition, value: Any) -> Any:
             value = {"true": True, "false": False}[str(value).lower()]
         checked = wanted(value)
     except (TypeError, ValueError, KeyError):
-        raise InvalidInputError(f"{key} must be a {wanted.__name__}, not {value!r}.") from None
+        message = f"{key} must be a {wanted.__name__}, not {value!r}."
+        raise InvalidInputError(message, (FieldFault(key, message),)) from None
     low, high = definition.minimum, definition.maximum
     if low is not None and high is not None and not low <= float(checked) <= high:
-        raise InvalidInputError(f"{key} must lie between {low:g} and {high:g}.")
+        message = f"{key} must lie between {low:g} and {high:g}."
+        raise InvalidInputError(message, (FieldFault(key, message),))
     return checked

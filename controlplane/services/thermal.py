@@ -1,4 +1,4 @@
-"""The thermal guard: a hot GPU loses power, then new jobs, then the ones it has. Runs in a thread of the web process.
+"""The thermal guard: a hot GPU loses power, then new jobs, then the ones it has. Runs in threads of the web process.
 
 It looks at the last readings. A card enters a level at its limit and leaves it when it has cooled by the hysteresis:
 
@@ -7,7 +7,8 @@ It looks at the last readings. A card enters a level at its limit and leaves it 
 3. training runs on it are paused with a checkpoint, and go on by themselves once it has cooled.
 
 A reading that is old, and a card that doesn't tell its temperature, change nothing. What the guard has done and must
-undo stands in `Gpu.heat`; nobody else writes it.
+undo stands in `Gpu.heat`, before it is done; nobody else writes it. There are two duties, each in a thread of its own:
+levels and jobs need the data base alone and are never held up, watts are asked of agents, which may take their time.
 """
 
 import logging
@@ -19,7 +20,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from controlplane.errors import ConflictError, FieldFault, InvalidInputError
+from controlplane.errors import ConflictError
 from controlplane.models import AuditLine, Gpu, Job
 from controlplane.models.access import Actor, Role
 from controlplane.models.alerts import Severity
@@ -34,10 +35,11 @@ RULES = {STEP: "temperature_power", HOLD: "temperature_hold", PAUSE: "temperatur
 SEVERITIES = {STEP: Severity.WARNING, HOLD: Severity.WARNING, PAUSE: Severity.CRITICAL}
 STEP_SHARE = 0.10
 LONGEST_WAIT_SECONDS = 600
-TOLERANCE_WATTS = 1.0
 COOLING = "See to its fans, dust and the room's air; the limits are on the page Power and heat."
-NOT_STEPPED = dict.fromkeys(("watts", "before_watts", "stepped_at", "tries", "reason"))
-ORDERED = ("thermal.power_step_celsius", "thermal.hold_jobs_celsius", "thermal.pause_jobs_celsius")
+NOT_STEPPED = dict.fromkeys(("watts", "before_watts", "intended_watts", "stepped_at", "tries", "reason"))
+STEP_DOWN, RESTORE = "heat.step", "heat.restore"
+ORDERED = settings.RISING
+"""The settings of the three limits, by level."""
 
 
 @dataclass(frozen=True)
@@ -80,24 +82,7 @@ def configure(actor: Actor, values: dict[str, Any]) -> None:
 
     Raises InvalidInputError where one can't be taken or the three limits don't rise; nothing is changed then.
     """
-    actor.require(Role.ADMIN)
-    with transaction.atomic():
-        for key, value in values.items():
-            _put(actor, key, value)
-        step, hold, pause = (settings.get(key) for key in ORDERED)
-        if not step < hold < pause:
-            raise InvalidInputError(
-                f"The three limits must rise: power at {step} °C, new jobs at {hold} °C, pausing at {pause} °C.",
-                (FieldFault(ORDERED[1], "between the other two"),),
-            )
-
-
-def _put(actor: Actor, key: str, value: Any) -> None:
-    try:
-        if settings.get(key) != value:
-            settings.put(actor, key, value)
-    except InvalidInputError as error:
-        raise InvalidInputError(error.message, (FieldFault(key, error.message),)) from error
+    settings.put_all(actor, {key: value for key, value in values.items() if settings.get(key) != value})
 
 
 def hold_reason(gpu: Gpu) -> str:
@@ -109,10 +94,9 @@ def hold_reason(gpu: Gpu) -> str:
 
 
 def look(now: datetime | None = None) -> None:
-    """One look at all cards: levels and jobs first, since agents that are asked for watts may take their time."""
+    """One look at all cards: their levels, and what becomes of jobs. Asks no agent."""
     now, rules = now or timezone.now(), limits()
-    hot = Gpu.objects.select_related("host").filter(Q(heat_level__gt=0) | Q(heat__isnull=False))
-    cards = power.readable(now) if rules.enabled else list(hot)
+    cards = _cards(rules, now)
     for gpu in cards:
         _judge(gpu, rules, now)
     for gpu in cards:
@@ -120,8 +104,23 @@ def look(now: datetime | None = None) -> None:
             _pause_jobs(gpu)
         elif (gpu.heat or {}).get("paused_jobs"):
             _resume_jobs(gpu)
-    for gpu in cards:
+
+
+def rule_power(now: datetime | None = None) -> None:
+    """Steps down the cards that are hot, and puts back the limits of those that have cooled: asks their agents.
+
+    Whoever was refused last comes last: an agent that is slow to say no holds up nobody's first step.
+    """
+    now, rules = now or timezone.now(), limits()
+    for gpu in sorted(_cards(rules, now), key=lambda gpu: (gpu.heat or {}).get("tries", 0)):
         _rule_power(gpu, rules, now)
+
+
+def _cards(rules: Limits, now: datetime) -> list[Gpu]:
+    """Whom to look at: while the guard is switched off, those of which something is to be undone."""
+    if rules.enabled:
+        return power.readable(now)
+    return list(Gpu.objects.select_related("host").filter(Q(heat_level__gt=0) | Q(heat__isnull=False)))
 
 
 def _judge(gpu: Gpu, rules: Limits, now: datetime) -> None:
@@ -151,8 +150,9 @@ def _words(gpu: Gpu, level: int, rules: Limits) -> str:
     what = {
         STEP: "its power is stepped down",
         HOLD: f"new jobs wait until it has cooled below {rules.cool_below(HOLD)} °C",
+        # Resumed at the end of this level they wait like any new job.
         PAUSE: "training runs on it are paused with a checkpoint; they go on when it has cooled below "
-        f"{rules.cool_below(PAUSE)} °C",
+        f"{rules.cool_below(HOLD)} °C",
     }[level]
     temperature = gpu.reading.get("temperature_celsius")
     return f"{power.label(gpu)} is at {temperature} °C (limit {rules.celsius[level]} °C): {what}."
@@ -163,34 +163,50 @@ def _fire(gpu: Gpu, level: int, message: str, fix: str = COOLING) -> None:
 
 
 def _remember(gpu: Gpu, **changes: Any) -> None:
-    """Changes what `Gpu.heat` holds; what holds nothing any more becomes None."""
-    heat = {name: value for name, value in {**(gpu.heat or {}), **changes}.items() if value not in (None, [], 0, "")}
-    gpu.heat = heat or None
-    Gpu.objects.filter(pk=gpu.pk).update(heat=gpu.heat)
+    """Changes what `Gpu.heat` holds; what holds nothing any more becomes None. The other duty's part is left alone."""
+    with transaction.atomic():
+        found = Gpu.objects.select_for_update().filter(pk=gpu.pk).values_list("heat", flat=True).first()
+        heat = {name: value for name, value in {**(found or {}), **changes}.items() if value not in (None, [], 0, "")}
+        gpu.heat = heat or None
+        Gpu.objects.filter(pk=gpu.pk).update(heat=gpu.heat)
 
 
 # --- Power ------------------------------------------------------------------------------------------------------------
 
 
 def _rule_power(gpu: Gpu, rules: Limits, now: datetime) -> None:
-    """Steps down a card that is hot, and puts back the limit of one that has cooled."""
+    """Does what is due. Somebody may have pressed since the card was looked at: it is judged again once it is held."""
+    if _due(gpu, rules, now) is None:
+        return
+    with power.alone_with(gpu) as row:
+        due = _due(row, rules, now) if row is not None else None
+        if row is None or due is None:
+            return
+        action, watts = due
+        if watts is None:
+            _remember(row, **NOT_STEPPED)
+        else:
+            _set(row, watts, now, action)
+
+
+def _due(gpu: Gpu, rules: Limits, now: datetime) -> tuple[str, float | None] | None:
+    """What is to be done with a card's limit, and the watts; RESTORE without watts: nothing is left to be undone."""
     heat = gpu.heat or {}
     temperature = gpu.reading.get("temperature_celsius")
     if gpu.heat_level >= STEP and temperature is not None and temperature >= rules.celsius[STEP]:
         target = _step_below(gpu)
-        if target is not None and _has_waited(heat, rules, now):
-            _set(gpu, target, now, "heat.step")
-    elif gpu.heat_level == 0 and "stepped_at" in heat:
-        _put_back(gpu, heat, rules, now)
+        return (STEP_DOWN, target) if target is not None and _has_waited(heat, rules, now) else None
+    if gpu.heat_level == 0 and "stepped_at" in heat:
+        return _way_back(gpu, heat, rules, now)
+    return None
 
 
-def _put_back(gpu: Gpu, heat: dict[str, Any], rules: Limits, now: datetime) -> None:
-    """Gives a card that has cooled its wish again, or what it had; one that was never stepped down is forgotten."""
+def _way_back(gpu: Gpu, heat: dict[str, Any], rules: Limits, now: datetime) -> tuple[str, float | None] | None:
+    """A card that has cooled gets its wish again, or what it had; one that was never stepped down is forgotten."""
     target = power.wished_watts(gpu) or heat.get("before_watts")
-    if "watts" not in heat or target is None:
-        _remember(gpu, **NOT_STEPPED)
-    elif "tries" not in heat or _has_waited(heat, rules, now):
-        _set(gpu, float(target), now, "heat.restore")
+    if ("watts" not in heat and "intended_watts" not in heat) or target is None:
+        return RESTORE, None
+    return (RESTORE, float(target)) if "tries" not in heat or _has_waited(heat, rules, now) else None
 
 
 def _has_waited(heat: dict[str, Any], rules: Limits, now: datetime) -> bool:
@@ -203,40 +219,47 @@ def _has_waited(heat: dict[str, Any], rules: Limits, now: datetime) -> bool:
 
 
 def _step_below(gpu: Gpu) -> float | None:
-    """The next lower limit: a profile's, then a tenth of the default less; None at the minimum or where unknown."""
-    present = gpu.reading.get("power_limit_watts")
-    if present is None:
+    """The next lower limit: a profile's, then a tenth of the default less; None at the minimum or where unknown.
+
+    Lower than what is in force and than what was set: the reading may be a little older than a press.
+    """
+    found, expected = gpu.reading.get("power_limit_watts"), power.expected_watts(gpu)
+    if found is None:
         return None
-    lower = [watts for watts in power.profiles(gpu).values() if watts is not None and watts < present - TOLERANCE_WATTS]
+    present = found if expected is None else min(found, expected)
+    known = [watts for watts in power.profiles(gpu).values() if watts is not None]
+    lower = [watts for watts in known if watts < present - power.TOLERANCE_WATTS]
     if lower:
         return max(lower)
     default, minimum = gpu.reading.get("power_limit_default_watts"), gpu.reading.get("power_limit_min_watts")
-    if default is None or minimum is None or present <= minimum + TOLERANCE_WATTS:
+    if default is None or minimum is None or present <= minimum + power.TOLERANCE_WATTS:
         return None
     return float(max(minimum, round(present - STEP_SHARE * default)))
 
 
-def _set(gpu: Gpu, watts: float, now: datetime, action: str) -> None:
-    """Asks for a limit and remembers what became of it. A person's press in between is seen: the row is read anew."""
-    with power.alone_with(gpu) as row:
-        if row is None:
-            return
-        before = row.reading.get("power_limit_watts")
-        answer = power.ask_watts(row, watts)
-        with transaction.atomic():
-            power.store_limit(row, answer)
-            if not answer["set"]:
-                _remember(row, stepped_at=now.isoformat(), tries=(row.heat or {}).get("tries", 0) + 1,
-                          reason=answer["reason"])  # fmt: skip
-            elif action == "heat.restore":
-                _remember(row, **NOT_STEPPED)
-            else:
-                first = (row.heat or {}).get("before_watts", before)
-                _remember(row, watts=answer["applied_watts"] or watts, before_watts=first, stepped_at=now.isoformat(),
-                          tries=None, reason=None)  # fmt: skip
-            audit(GUARD, action, power.label(row), **answer)
-            _tell_of_step(row, answer["set"], answer["reason"], answer["fix"])
-            power.tell(row)
+def _set(row: Gpu, watts: float, now: datetime, action: str) -> None:
+    """Asks for a limit of a card that is held, and remembers what became of it.
+
+    What must be undone is stored before: the process may be ended between the agent's answer and the data base.
+    """
+    heat = row.heat or {}
+    if action == STEP_DOWN:
+        before = heat.get("before_watts", row.reading.get("power_limit_watts"))
+        _remember(row, before_watts=before, intended_watts=watts, stepped_at=now.isoformat())
+    answer = power.ask_watts(row, watts)
+    with transaction.atomic():
+        power.store_limit(row, answer)
+        if action == RESTORE and answer["set"]:
+            _remember(row, **NOT_STEPPED)
+        elif answer["set"]:
+            _remember(row, watts=answer["applied_watts"] or watts, intended_watts=None, tries=None, reason=None)
+        else:
+            # A step that was refused is none to be undone.
+            kept = {name: heat.get(name) for name in ("before_watts", "intended_watts")}
+            _remember(row, **kept, stepped_at=now.isoformat(), tries=heat.get("tries", 0) + 1, reason=answer["reason"])
+        audit(GUARD, action, power.label(row), **answer)
+        _tell_of_step(row, answer["set"], answer["reason"], answer["fix"])
+        power.tell(row)
 
 
 def _tell_of_step(gpu: Gpu, is_set: bool, reason: str | None, fix: str | None) -> None:
@@ -261,13 +284,12 @@ def _pause_jobs(gpu: Gpu) -> None:
         if gpu.uuid not in job.gpus:
             continue
         try:
-            jobs.wish(GUARD, job.pk, Desired.PAUSE)
+            with transaction.atomic():  # a pause that nobody remembers would last for ever
+                jobs.wish(GUARD, job.pk, Desired.PAUSE)
+                _remember(gpu, paused_jobs=[*(gpu.heat or {}).get("paused_jobs", []), job.pk])
+                power.tell(gpu)
         except ConflictError as error:  # it has just ended
             log.info("%s", error)
-            continue
-        _remember(gpu, paused_jobs=[*(gpu.heat or {}).get("paused_jobs", []), job.pk])
-        with transaction.atomic():
-            power.tell(gpu)
 
 
 def _resume_jobs(gpu: Gpu) -> None:

@@ -12,7 +12,7 @@ from controlplane.models import Alert, AuditLine, Gpu, Job, LiveMessage
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import Status
 from controlplane.placement import Place, place
-from controlplane.services import drift, hosts, power, settings
+from controlplane.services import alerts, drift, hosts, power, settings
 from tests import factories
 from tests.controlplane.hosts import AbsentHost
 from tests.controlplane.moments import Clock, heard
@@ -470,6 +470,69 @@ def test_a_press_ends_the_drift(agent: AbsentHost, clock: Clock) -> None:
     power.request(SYSTEM, "max")
     gpu.refresh_from_db()
     assert (gpu.power_drift, Alert.objects.filter(ended_at=None).count()) == (None, 0)
+
+
+def test_a_look_in_the_middle_of_a_press_finds_no_drift(agent: AbsentHost, clock: Clock) -> None:
+    settings.put(SYSTEM, "power.reconcile_set_again", False)
+    gpu = wished(agent, "max")
+    clock.forward(60)
+
+    def look_meanwhile() -> None:
+        agent.card(gpu.uuid).before_answer = None
+        look(clock, gpu, 6, power_limit_watts=220.0)  # the agent has set it, and answers only later
+
+    agent.card(gpu.uuid).before_answer = look_meanwhile
+    power.request(SYSTEM, "quiet")
+    gpu.refresh_from_db()
+    assert (gpu.power_drift, Alert.objects.count()) == (None, 0)
+
+
+def test_an_alert_that_a_press_overtook_ends_with_the_next_press(agent: AbsentHost, clock: Clock) -> None:
+    """Another process may have found a drift that this one's row doesn't know of."""
+    gpu = wished(agent)
+    alerts.fire("power_drift", power.label(gpu), "warning", "280 W wished, 220 W found.")
+    power.request(SYSTEM, "quiet")
+    assert Alert.objects.filter(ended_at=None).count() == 0
+
+
+def test_a_drift_ends_when_nothing_is_wished_any_more(agent: AbsentHost, clock: Clock) -> None:
+    settings.put(SYSTEM, "power.reconcile_set_again", False)
+    gpu = look(clock, wished(agent), power_limit_watts=350.0)
+    Gpu.objects.update(power_profile="")
+    gpu = look(clock, gpu, power_limit_watts=350.0)
+    assert (gpu.power_drift, Alert.objects.filter(ended_at=None).count()) == (None, 0)
+    assert LiveMessage.objects.filter(topic="hosts").latest("seq").data["power"]["drift"] is None
+
+
+def test_whether_to_put_back_is_told_again_when_the_setting_changes(agent: AbsentHost, clock: Clock) -> None:
+    gpu = wished(agent, "quiet")
+    power.set_persistence(SYSTEM, True)
+    asked = agent.card(gpu.uuid).asked
+    settings.put(SYSTEM, "power.restore_at_stop", True)
+    settled = {"power_limit_watts": 220.0, "persistence_mode": True}
+    gpu = look(clock, gpu, **settled)
+    assert (agent.restore_at_stop, asked) == (True, [220, True, 220, True])
+    gpu = look(clock, gpu, **settled)
+    assert len(asked) == 4, "once"
+    settings.put(SYSTEM, "power.restore_at_stop", False)
+    gpu = look(clock, gpu, **settled)
+    assert (agent.restore_at_stop, asked) == (False, [220, True, 220, True, 220, True])
+    assert (gpu.power_profile, (gpu.power_answer or {})["by"], power.overview()["current"]) == (
+        "quiet", SYSTEM.name, "quiet"
+    )  # fmt: skip
+
+
+def test_who_could_not_be_told_is_told_later(agent: AbsentHost, clock: Clock) -> None:
+    gpu = wished(agent, "quiet")
+    settings.put(SYSTEM, "power.restore_at_stop", True)
+    agent.card(gpu.uuid).refuse = HostUnreachableError("busy")
+    for _ in range(2):
+        gpu = look(clock, gpu, power_limit_watts=220.0)
+    assert (gpu.power_answer or {})["set"] is True, "what the press came to stays to be seen"
+    agent.card(gpu.uuid).refuse = None
+    for _ in range(2):
+        gpu = look(clock, gpu, power_limit_watts=220.0)
+    assert agent.card(gpu.uuid).asked == [220, 220, 220, 220]
 
 
 def test_a_host_that_does_not_answer_changes_nothing(agent: AbsentHost, clock: Clock) -> None:

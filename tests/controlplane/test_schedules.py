@@ -10,6 +10,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from controlplane.errors import ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.fleet.protocol import HostUnreachableError
 from controlplane.models import Alert, AuditLine, Gpu, PowerSchedule
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.services import power, schedules
@@ -225,6 +226,52 @@ def test_a_refusal_is_told_and_tried_again_later(agent: AbsentHost, clock: Clock
     assert (card.asked, pass_time(clock, gpu).power_profile) == ([220, 220], "quiet")
     alert.refresh_from_db()
     assert alert.ended_at is not None
+
+
+def test_a_press_that_was_refused_is_no_press(agent: AbsentHost, clock: Clock) -> None:
+    gpu = factories.make_gpu(factories.make_host("tower"))
+    card = agent.card(gpu.uuid)
+    make(made=local(18, 12))
+    clock.now = local(18, 22, 5)  # the host was away until now
+    card.refuse = HostUnreachableError("connection refused")
+    power.request(SYSTEM, "max")
+    card.refuse = None
+    assert pass_time(clock, gpu).power_profile == "quiet"
+
+
+def test_a_refused_press_takes_nothing_from_the_one_before(agent: AbsentHost, clock: Clock) -> None:
+    gpu = factories.make_gpu(factories.make_host("tower"))
+    card = agent.card(gpu.uuid)
+    make(made=local(18, 12))
+    pass_time(clock, gpu, local(18, 22))
+    clock.forward(600)
+    power.request(SYSTEM, "max")
+    clock.forward(600)
+    card.refuse = "Not now."
+    power.request(SYSTEM, "normal")
+    card.refuse = None
+    assert pass_time(clock, gpu, local(19, 6)).power_profile == "max"
+    assert pass_time(clock, gpu, local(19, 7)).power_profile == "normal"
+
+
+def test_a_press_while_another_card_is_being_set_stays(agent: AbsentHost, clock: Clock) -> None:
+    host = factories.make_host("tower")
+    one, other = factories.make_gpu(host, 0), factories.make_gpu(host, 1)
+    make(made=local(18, 12))
+    clock.now = local(18, 22)
+    for row in (one, other):
+        heard(row)
+
+    def press_meanwhile() -> None:
+        agent.card(one.uuid).before_answer = None
+        clock.forward(90)  # sudo and a slow driver
+        power.request(SYSTEM, "max", host="tower", gpu=1)
+
+    agent.card(one.uuid).before_answer = press_meanwhile
+    schedules.apply_due()
+    other.refresh_from_db()
+    assert (agent.card(one.uuid).asked, agent.card(other.uuid).asked) == ([220], [350])
+    assert other.power_profile == "max"
 
 
 def test_a_clock_that_ran_ahead_and_was_put_right_blocks_nothing(agent: AbsentHost, clock: Clock) -> None:

@@ -1,5 +1,7 @@
 """The thermal guard: power, new jobs, running jobs, each with hysteresis; and what it leaves alone."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -50,6 +52,7 @@ def look(clock: Clock, gpu: Gpu) -> Any:
         clock.forward(seconds)
         heard(gpu, temperature_celsius=temperature, **reading)
         thermal.look()
+        thermal.rule_power()
         gpu.refresh_from_db()
         return gpu
 
@@ -164,6 +167,89 @@ def test_a_press_while_hot_is_a_wish_for_later(look: Any, agent: AbsentHost) -> 
     assert (agent.card(gpu.uuid).asked[-1], gpu.power_profile) == (280, "normal")
 
 
+@pytest.fixture
+def press_before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets somebody press just before the guard, which has looked already, gets hold of the card."""
+    alone_with = power.alone_with
+
+    def arrange(profile: str) -> None:
+        @contextmanager
+        def after_a_press(gpu: Gpu) -> Iterator[Gpu | None]:
+            monkeypatch.setattr(power, "alone_with", alone_with)
+            power.request(SOMEBODY, profile)
+            with alone_with(gpu) as row:
+                yield row
+
+        monkeypatch.setattr(power, "alone_with", after_a_press)
+
+    return arrange
+
+
+def test_a_press_in_the_middle_of_a_step_is_not_undone(
+    look: Any, agent: AbsentHost, press_before: Callable[[str], None]
+) -> None:
+    press_before("quiet")
+    gpu = look(84)
+    assert agent.card(gpu.uuid).asked == [220, 185], "the step goes on from what was pressed"
+    assert (gpu.power_profile, gpu.reading["power_limit_watts"], power.held_watts(gpu)) == ("quiet", 185, 185)
+
+
+def test_a_press_in_the_middle_of_putting_back_is_what_it_gets(
+    look: Any, agent: AbsentHost, press_before: Callable[[str], None]
+) -> None:
+    look(84)
+    press_before("quiet")
+    gpu = look(60)
+    assert agent.card(gpu.uuid).asked[-1] == 220
+    assert (gpu.power_profile, gpu.reading["power_limit_watts"], gpu.heat) == ("quiet", 220, None)
+
+
+def test_a_step_never_raises_a_limit_though_the_reading_is_older(look: Any, agent: AbsentHost) -> None:
+    power.request(SOMEBODY, "quiet")
+    gpu = look(84, power_limit_watts=350.0)  # polled before the press, stored after it
+    assert agent.card(gpu.uuid).asked == [220, 185]
+
+
+def test_a_step_that_nobody_has_stored_is_undone_all_the_same(
+    look: Any, agent: AbsentHost, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The web process is killed between the agent's answer and the data base."""
+    Gpu.objects.update(power_profile="", power_answer=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(power, "store_limit", killed)
+        with pytest.raises(SystemExit):
+            look(84)
+    look(84, power_limit_watts=280.0)
+    gpu = look(60, power_limit_watts=280.0)
+    assert (agent.card(gpu.uuid).limit_watts, gpu.heat) == (350, None)
+
+
+def killed(*_anything: Any, **_more: Any) -> None:
+    raise SystemExit
+
+
+def test_levels_and_jobs_do_not_wait_for_an_agent_that_is_slow(look: Any, agent: AbsentHost, clock: Clock) -> None:
+    """Agents are asked by a duty of its own; a card whose agent refused is asked after the others."""
+    gpu = look(84)
+    other = factories.make_gpu(gpu.host, 1)
+    agent.card(gpu.uuid).refuse = "It takes its time."
+    clock.forward(30)
+    heard(gpu)
+    thermal.rule_power()
+    job, asked = running_on(other), list(agent.cards)
+    clock.forward(60)
+    heard(gpu)
+    heard(other, temperature_celsius=95)
+    thermal.look()
+    assert (list(agent.cards), jobs.get(job.pk).desired) == (asked, Desired.PAUSE), "nobody was asked for watts"
+    order: list[str] = []
+    for row in (gpu, other):
+        agent.card(row.uuid).before_answer = lambda uuid=row.uuid: order.append(uuid)  # type: ignore[misc]
+    thermal.rule_power()
+    assert order == [other.uuid, gpu.uuid]
+    assert jobs.get(job.pk).pk in (Gpu.objects.get(pk=other.pk).heat or {})["paused_jobs"]
+
+
 # --- New jobs ---------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +292,32 @@ def test_running_jobs_are_paused_and_go_on_when_cooled(look: Any, gpu: Gpu) -> N
     job = jobs.get(mine.pk)
     assert (job.status, job.desired, "paused_jobs" in (gpu.heat or {})) == (Status.PENDING, Desired.RUN, False)
     assert "temperature_pause" not in open_rules()
+
+
+def test_a_pause_that_nobody_remembers_is_no_pause(look: Any, gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The web process is killed in between: else nobody would ever let the run go on."""
+    job = running_on(gpu)
+    with monkeypatch.context() as patch:
+        patch.setattr(thermal, "_remember", killed)
+        with pytest.raises(SystemExit):
+            look(91)
+    assert jobs.get(job.pk).desired == Desired.RUN
+    look(91)
+    paused(job)
+    look(60)
+    assert jobs.get(job.pk).status == Status.PENDING
+
+
+def test_what_is_said_of_a_paused_run_is_when_it_really_goes_on(look: Any, gpu: Gpu) -> None:
+    job = running_on(gpu)
+    look(91)
+    assert "they go on when it has cooled below 82 °C" in Alert.objects.get(rule="temperature_pause").message
+    paused(job)
+    for temperature in (86, 83):  # resumed, it waits for the card like any other job
+        look(temperature)
+        assert place(jobs.get(job.pk), hosts.list_hosts()) == "waits until GPU 0 on tower has cooled below 82 °C"
+    look(82)
+    assert isinstance(place(jobs.get(job.pk), hosts.list_hosts()), Place)
 
 
 def test_a_job_that_somebody_paused_before_stays_paused(look: Any, gpu: Gpu) -> None:
@@ -255,6 +367,7 @@ def test_an_old_reading_changes_nothing(look: Any, clock: Clock, agent: AbsentHo
     Gpu.objects.update(reading={**gpu.reading, "temperature_celsius": 95})
     clock.forward(60)
     thermal.look()
+    thermal.rule_power()
     gpu.refresh_from_db()
     assert (gpu.heat_level, agent.card(gpu.uuid).asked) == (1, [280])
 
@@ -291,6 +404,16 @@ def test_limits_that_do_not_rise_are_refused_and_nothing_is_changed() -> None:
     assert settings.get("thermal.power_step_celsius") == 83
     thermal.configure(SOMEBODY, {"thermal.power_step_celsius": 75, "thermal.hold_jobs_celsius": 80})
     assert thermal.limits().celsius == {1: 75, 2: 80, 3: 91}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("hold_jobs", 120), ("hold_jobs", 83), ("power_step", 87), ("pause_jobs", 50)]
+)
+def test_one_limit_alone_can_not_leave_the_order_either(key: str, value: int) -> None:
+    name, before = f"thermal.{key}_celsius", thermal.limits()
+    with pytest.raises(InvalidInputError, match="must rise") as caught:
+        settings.put(SOMEBODY, name, value)
+    assert (caught.value.faults[0].path, thermal.limits()) == (name, before)
 
 
 def test_a_limit_out_of_range_names_its_field() -> None:
