@@ -199,7 +199,7 @@ def is_message(text: str) -> bool:
 def of_script(text: str) -> Iterator[str]:
     """What a shell script fails with, warns of or calls wrong."""
     whole = text.replace("\\\n", "")
-    for match in re.finditer(r'(?:\bfail|\bwrong|\bwarn [a-z]+) "((?:[^"\\]|\\.)*)"', whole):
+    for match in re.finditer(r'(?:\bfail|\bwrong|\bwarn [a-z]+|\btrouble \S+ \S+) "((?:[^"\\]|\\.)*)"', whole):
         holes = re.sub(r"\$\((?:[^()]|\([^()]*\))*\)|\$\{[^}]*\}|\$[A-Za-z0-9_]+|\$[0-9#?*@]", HOLE, match[1])
         if is_message(tidy := _tidy(holes)):
             yield tidy

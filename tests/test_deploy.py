@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -18,8 +19,12 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 DEPLOY = CHECKOUT / "deploy"
 STAND_IN = CHECKOUT / "tests" / "fakes" / "service_host" / "stand_in"
 STANDS_FOR = ("systemctl", "timedatectl", "nvidia-smi", "useradd", "usermod")
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - nothing listens there
 UUID = "GPU-0123abcd-4567-89ab-cdef-0123456789ab"
-USER_OPTIONS = "--system --user-group --home-dir /var/lib/pilothouse --no-create-home --shell /usr/sbin/nologin"
+USER_OPTIONS = (
+    "--system --user-group --comment Pilothouse (setup-host) --home-dir /var/lib/pilothouse --no-create-home "
+    "--shell /usr/sbin/nologin"
+)
 UNITS = ("pilothouse-agent", "pilothouse-web", "pilothouse-dispatcher")
 
 
@@ -34,9 +39,9 @@ def needs(program: str) -> pytest.MarkDecorator:
 
 
 class Machine:
-    """A tree to install into, with stand-ins for what changes a machine."""
+    """A tree to install into, with stand-ins for what changes a machine. `programs`: a folder of what all have."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, programs: Path) -> None:
         self.folder, self.port = folder, port
         self.tree, self.state, bin_folder = folder / "tree", folder / "state", folder / "bin"
         for place in (self.tree / "etc", self.state, bin_folder):
@@ -47,7 +52,7 @@ class Machine:
         for name in STANDS_FOR:
             (bin_folder / name).symlink_to(STAND_IN)
         self.smi = bin_folder / "nvidia-smi"
-        path = f"{bin_folder}:/usr/bin:/bin:/usr/sbin"
+        path = f"{bin_folder}:{programs}"
         self.environment = {"PATH": path, "FAKE_HOST": str(self.state), "LC_ALL": "C.UTF-8"}
 
     def run(self, *options: str, code: int = 0) -> str:
@@ -89,8 +94,13 @@ def health_port() -> Iterator[int]:
     """A web server whose /api/health is well."""
 
     class Handler(BaseHTTPRequestHandler):
+        def version_string(self) -> str:
+            return "pilothouse"
+
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == "/api/health" else 404)
+            """As the product does, which refuses names that it wasn't told of."""
+            is_well = self.path == "/api/health" and self.headers["Host"] == "127.0.0.1"
+            self.send_response(200 if is_well else 400)
             self.end_headers()
             self.wfile.write(json.dumps({"status": "ok"}).encode())
 
@@ -103,10 +113,22 @@ def health_port() -> Iterator[int]:
         server.shutdown()
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of this machine without what a machine of the tests may lack."""
+    folder = tmp_path_factory.mktemp("programs")
+    for place in ("/usr/sbin", "/usr/bin"):
+        for program in Path(place).iterdir():
+            link = folder / program.name
+            if program.name not in STANDS_FOR and not link.is_symlink():
+                link.symlink_to(program)
+    return folder
+
+
 @pytest.fixture
-def machine(tmp_path: Path, health_port: int) -> Machine:
+def machine(tmp_path: Path, health_port: int, programs: Path) -> Machine:
     """A machine on which nothing has been installed."""
-    return Machine(tmp_path, health_port)
+    return Machine(tmp_path, health_port, programs)
 
 
 # --- Twice, dry, and away ---------------------------------------------------------------------------------------------
@@ -144,7 +166,11 @@ def test_a_dry_run_says_the_same_and_touches_nothing(machine: Machine) -> None:
     assert machine.files() == before
     assert machine.calls() == []
     assert dry[0].startswith("A dry run")
-    assert dry[1:] == machine.run().splitlines()
+    done = machine.run().splitlines()
+    assert [line for line in dry[1:] if " health " not in line] == [line for line in done if " health " not in line]
+    (not_yet,), (proven,) = ([line for line in lines if " health " in line] for lines in (dry, done))
+    assert not_yet.startswith("note") and "will be asked" in not_yet
+    assert proven.startswith("ok") and "answers" in proven
 
 
 def test_health_must_answer(machine: Machine) -> None:
@@ -154,11 +180,62 @@ def test_health_must_answer(machine: Machine) -> None:
     assert "journalctl -u pilothouse-web" in said
 
 
+def test_another_program_on_the_port_proves_nothing(machine: Machine) -> None:
+    """Something answers, yet the web server's unit doesn't stay up: `prepare` found its port taken."""
+    machine.run("--no-start")
+    assert "prepare --no-password --host 127.0.0.1 --port" in machine.text("etc/systemd/system/pilothouse-web.service")
+    for name in ("pilothouse-agent", "pilothouse-web"):
+        (machine.state / "active" / f"{name}.service").unlink(missing_ok=True)
+    systemctl = machine.folder / "bin" / "systemctl"
+    systemctl.unlink()
+    systemctl.write_text(f"""#!/bin/sh\ncase $* in "is-active --quiet pilothouse-web"*) exit 3 ;; esac\n
+        exec /bin/sh -c '. {STAND_IN}' systemctl "$@"\n""")
+    systemctl.chmod(0o755)
+    said = machine.run("--wait", "0", code=1)
+    assert "pilothouse-web.service doesn't stay up" in said
+
+
+def test_an_address_of_the_network_is_let_in(machine: Machine) -> None:
+    """The name by which browsers ask goes into the environment file, and health is asked for by one that is allowed."""
+    machine.run("--host", EVERYWHERE)
+    lines = machine.text("etc/pilothouse/environment").splitlines()
+    (allowed,) = [line for line in lines if line.startswith("PILOTHOUSE_ALLOWED_HOSTS=")]
+    assert socket.gethostname() in allowed.partition("=")[2].split(",")
+    (machine.tree / "etc/pilothouse/environment").write_text("")
+    assert re.search(r"^LOOK +home +set PILOTHOUSE_ALLOWED_HOSTS", machine.run("--host", EVERYWHERE), re.MULTILINE)
+
+
+def test_a_home_of_somebody_else_is_not_taken(machine: Machine) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root gives a folder away")
+    home = machine.tree / "var/lib/pilothouse"
+    home.mkdir(parents=True)
+    assert "which is empty, is given to pilothouse" in machine.run("--no-start")
+    assert home.stat().st_uid == 999
+    (home / "db.sqlite3").touch()
+    os.chown(home, 12345, 12345)
+    before = machine.files()
+    assert "chown -R pilothouse:" in machine.run("--no-start", code=1)
+    assert machine.files() == before
+
+
+def test_a_unit_that_was_written_without_a_start_is_started_again_by_the_next_run(machine: Machine) -> None:
+    machine.run()
+    running = machine.state / "active" / "pilothouse-web.service"
+    os.utime(running, (running.stat().st_mtime - 100,) * 2)
+    (machine.state / "stale").mkdir()
+    (machine.state / "stale" / "pilothouse-web.service").touch()
+    machine.calls()
+    machine.run()
+    assert machine.calls() == ["systemctl daemon-reload", "systemctl restart pilothouse-web.service"]
+    assert "Nothing had to be changed." in machine.run()
+
+
 def test_a_changed_unit_is_installed_and_its_service_started_again(machine: Machine) -> None:
     machine.run()
     machine.calls()
     said = machine.run("--home", "/srv/pilothouse")
-    assert "WorkingDirectory" not in said
+    assert "started again" in said
     assert "ReadWritePaths=/srv/pilothouse" in machine.unit("pilothouse-web")
     assert machine.calls() == [
         "systemctl daemon-reload",
@@ -182,6 +259,39 @@ def test_removing_takes_away_what_was_installed_and_leaves_the_data(machine: Mac
     assert "Nothing had to be changed." in again
 
 
+def test_removing_goes_by_what_is_installed(machine: Machine) -> None:
+    machine.run("--home", "/srv/panel", "--user", "panel")
+    said = machine.run("--remove")
+    assert f"{machine.tree}/srv/panel (all data)" in said
+    assert said.rstrip().splitlines()[-2].endswith("; userdel panel")
+
+
+def test_a_user_that_was_there_is_not_told_to_be_deleted(machine: Machine) -> None:
+    with (machine.tree / "etc/passwd").open("a") as stream:
+        stream.write("ada:x:0:0:Ada:/home/ada:/bin/sh\n")
+    machine.run("--user", "ada")
+    assert "userdel" not in machine.run("--remove")
+
+
+@pytest.mark.parametrize(("stops", "code"), [(1, 1), (0, 0)])
+def test_nothing_is_taken_away_while_jobs_run(machine: Machine, stops: int, code: int) -> None:
+    """A stand-in of the agent's commands: `describe` answers, `stop --jobs` ends with what it is told to."""
+    machine.run()
+    unit = machine.tree / "etc/systemd/system/pilothouse-agent.service"
+    checkout = machine.folder / "checkout"
+    python = checkout / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "$*" >>{machine.folder}/asked\ncase "$*" in *" stop "*) exit {stops} ;; esac\n')
+    python.chmod(0o755)
+    unit.write_text(unit.read_text().replace(str(CHECKOUT), str(checkout)))
+    said = machine.run("--remove", code=code)
+    assert f"stop --home {machine.tree}/var/lib/pilothouse --jobs" in (machine.folder / "asked").read_text()
+    assert unit.exists() is bool(code)
+    assert (machine.state / "active" / "pilothouse-agent.service").exists() is bool(code)
+    assert not (machine.state / "active" / "pilothouse-web.service").exists()
+    assert ("nothing is taken away" in said) is bool(code)
+
+
 def test_the_environment_file_is_its_owners(machine: Machine) -> None:
     machine.run()
     path = machine.tree / "etc/pilothouse/environment"
@@ -202,6 +312,7 @@ def test_without_a_service_manager_of_the_tree_nothing_is_started(machine: Machi
 def test_the_real_systemctl_enables_the_units_of_a_tree(machine: Machine) -> None:
     """Without stand-ins, as an image is built: the links that make units start at boot are there."""
     (machine.folder / "bin" / "systemctl").unlink()
+    (machine.folder / "bin" / "systemctl").symlink_to(str(path_of("systemctl")))
     command = [str(DEPLOY / "setup-host"), "--root", str(machine.tree)]
     subprocess.run(command, env=machine.environment, capture_output=True, text=True, timeout=60, check=True)
     wanted = machine.tree / "etc/systemd/system/multi-user.target.wants"
@@ -232,9 +343,43 @@ def test_a_driver_that_does_not_answer_is_told(machine: Machine) -> None:
 
 def test_a_persistence_daemon_is_used_where_it_is(machine: Machine) -> None:
     (machine.state / "persistenced").touch()
+    (machine.state / "persistence").write_text("Enabled\nEnabled\n")
     machine.run()
     assert "systemctl enable nvidia-persistenced.service" in machine.calls()
     assert not (machine.tree / "etc/systemd/system/pilothouse-persistence.service").exists()
+
+
+def test_a_persistence_daemon_that_keeps_nothing_loaded_isnt_enough(machine: Machine) -> None:
+    """Ubuntu's is static, and started with --no-persistence-mode."""
+    (machine.state / "persistenced").touch()
+    (machine.state / "static").mkdir()
+    (machine.state / "static" / "nvidia-persistenced.service").touch()
+    (machine.state / "persistence").write_text("Enabled\nDisabled\n")
+    said = machine.run()
+    assert "nvidia-persistenced.service is enabled" not in said
+    calls = machine.calls()
+    assert "systemctl start pilothouse-persistence.service" in calls
+    assert not any("nvidia-persistenced" in call for call in calls)
+    assert "After=nvidia-persistenced.service" in machine.unit("pilothouse-persistence")
+    (machine.state / "persistence").write_text("Enabled\nEnabled\n")
+    assert "Nothing had to be changed." in machine.run()
+
+
+def test_a_driver_that_needs_a_reboot_holds_up_nothing(machine: Machine) -> None:
+    (machine.state / "gpus").unlink()
+    machine.run()
+    calls = machine.calls()
+    assert "systemctl enable pilothouse-persistence.service" in calls
+    assert "systemctl start pilothouse-persistence.service" not in calls
+    assert "systemctl start pilothouse-web.service" in calls
+
+
+def test_persistence_mode_that_can_not_be_set_holds_up_nothing(machine: Machine) -> None:
+    (machine.state / "broken").mkdir()
+    (machine.state / "broken" / "pilothouse-persistence.service").touch()
+    said = machine.run()
+    assert re.search(r"^LOOK +persistence +pilothouse-persistence.service doesn't start", said, re.MULTILINE)
+    assert "systemctl start pilothouse-web.service" in machine.calls()
 
 
 def test_root_needs_no_sudoers_file(machine: Machine) -> None:
@@ -290,8 +435,11 @@ def installed(machine: Machine) -> Machine:
 
 
 @needs("systemd-analyze")
-def test_systemd_finds_no_fault_with_the_units(installed: Machine) -> None:
-    units = [str(installed.tree / f"etc/systemd/system/{name}.service") for name in UNITS]
+@pytest.mark.parametrize("options", [[], ["--split"]], ids=["whole", "split"])
+def test_systemd_finds_no_fault_with_the_units(machine: Machine, options: list[str]) -> None:
+    machine.run(*options, "--home", str(machine.folder), "--user", "root")
+    units = [str(path) for path in (machine.tree / "etc/systemd/system").glob("*.service")]
+    assert len(units) == 3 + len(options)
     done = subprocess.run(
         [str(path_of("systemd-analyze")), "verify", "--man=no", *units],
         capture_output=True,
@@ -323,6 +471,22 @@ def test_jobs_outlive_their_agent(installed: Machine) -> None:
     assert "OOMPolicy=continue" in agent
     for forbidden in ("PrivateTmp", "NoNewPrivileges", "SystemCallFilter", "RestrictAddressFamilies", "PrivateDevices"):
         assert not any(line.startswith(forbidden) for line in agent), f"{forbidden} breaks jobs or sudo"
+
+
+def test_values_that_look_like_the_shipped_ones_stay_as_they_are(machine: Machine) -> None:
+    """A home below the default prefix, and whatever else would be replaced a second time."""
+    machine.run("--home", "/opt/pilothouse/data", "--no-start")
+    web = machine.unit("pilothouse-web")
+    assert "ReadWritePaths=/opt/pilothouse/data" in web
+    assert f"WorkingDirectory={CHECKOUT}" in web
+
+
+def test_units_want_their_home_and_share_nothing_that_ends_with_them(installed: Machine) -> None:
+    for name in UNITS:
+        unit = installed.unit(name)
+        assert f"RequiresMountsFor={installed.folder}" in unit
+        assert f"Environment=HOME={installed.folder}" in unit
+        assert not any(line.startswith("RemoveIPC") for line in unit), "it would take away what the user's jobs share"
 
 
 def test_the_web_server_starts_no_agent_in_its_own_cage(installed: Machine) -> None:
