@@ -102,7 +102,7 @@ class Dispatcher:
             try:
                 hosts.register(local().describe())
             except HostUnreachableError:
-                ensure_agent(self.home)
+                self._start_agent()
                 return
         for host in Host.objects.all():
             if host.pk not in self._polled:
@@ -132,7 +132,7 @@ class Dispatcher:
         close_old_connections()
 
     def _start_agent(self) -> None:
-        log.warning("the agent on this machine is gone: starting it again")
+        log.warning("no agent answers on this machine: starting it, or waiting for its service")
         try:
             ensure_agent(self.home)
         except HostUnreachableError as error:

@@ -1,7 +1,8 @@
 """The agent's commands: `python -m monitoring agent | stop | describe --home DIR`.
 
-`agent` runs the agent in the foreground or, with --detach, as a process of its own that outlives its starter. `stop`
-ends it; jobs go on unless --jobs pauses them first, with checkpoints. `describe` prints what it says of its host.
+`agent` runs the agent in the foreground or, with --detach, as a process of its own that outlives its starter; either
+way `logs/agent.log` has what it logs. `stop` ends it; jobs go on unless --jobs pauses them first, with checkpoints: the
+agent then ends only after the last of them. `describe` prints what it says of its host.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from monitoring.agent import AGENT_LOG, Agent
-from monitoring.agent_log import AgentLog
+from monitoring.agent_log import AgentLog, rotating
 from monitoring.logs import read_tail
 from monitoring.server import AgentRunsAlreadyError, ask, serve, sole_agent
 from monitoring.wire import AgentFaultError
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     home = options.home.resolve()
     try:
         if options.command == "agent":
-            return _start_detached(home) if options.detach else _run(home, logging.StreamHandler(), lambda: None)
+            return _start_detached(home) if options.detach else _run_in_foreground(home)
         if options.command == "stop":
             return _stop(home, options.deadline if options.jobs else None)
         print(json.dumps(ask(home, "describe", {}, 10.0), indent=2))
@@ -51,10 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _run(home: Path, handler: logging.Handler, on_ready: Callable[[], None]) -> int:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=[handler]
-    )
+def _run_in_foreground(home: Path) -> int:
+    """Logs for whoever started it (a journal, a terminal), and to the file that pages and API read."""
+    (home / AGENT_LOG).parent.mkdir(parents=True, exist_ok=True)
+    return _run(home, [logging.StreamHandler(), rotating(home / AGENT_LOG)], lambda: None)
+
+
+def _run(home: Path, handlers: list[logging.Handler], on_ready: Callable[[], None]) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", handlers=handlers)
     with sole_agent(home):
         serve(Agent(home), on_ready)
     return 0
@@ -80,7 +85,7 @@ def _start_detached(home: Path) -> int:
 
     code = 1
     try:
-        code = _run(home, handler, tell)
+        code = _run(home, [handler], tell)
     except AgentRunsAlreadyError as error:
         os.write(writer, str(error).encode())
     except BaseException:  # the last thing that this process can do is to say why
@@ -107,14 +112,16 @@ def _await_ready(home: Path, reader: int) -> int:
 
 
 def _stop(home: Path, jobs_deadline_seconds: float | None) -> int:
-    """Ends the agent; with a deadline, pauses all jobs before that. 1 when jobs outlived the deadline."""
-    code = 0
+    """Ends the agent; with a deadline, pauses all jobs before that. 1, and it goes on, when jobs outlive the deadline:
+    without it nobody could tell them anything."""
     if jobs_deadline_seconds is not None:
         answer = ask(home, "stop_all", {"deadline_seconds": jobs_deadline_seconds}, jobs_deadline_seconds + 30)
         for job_id, attempt in answer["ended"]:
             print(f"Job {job_id} (attempt {attempt}) has ended.")
         for job_id, attempt in answer["still_running"]:
-            code = _refuse(f"Job {job_id} (attempt {attempt}) still runs after {jobs_deadline_seconds:g} s.")
+            _refuse(f"Job {job_id} (attempt {attempt}) still runs after {jobs_deadline_seconds:g} s.")
+        if answer["still_running"]:
+            return _refuse("The agent goes on, for those jobs: stop again with a larger --deadline, or cancel them.")
     pid = ask(home, "describe", {}, 10.0)["agent_pid"]
     ask(home, "shutdown", {}, 10.0)
     deadline = time.monotonic() + START_SECONDS
@@ -122,7 +129,7 @@ def _stop(home: Path, jobs_deadline_seconds: float | None) -> int:
         try:
             with sole_agent(home):
                 print(f"The agent ({pid}) has ended.")
-                return code
+                return 0
         except AgentRunsAlreadyError:
             time.sleep(0.02)
     return _refuse(f"The agent ({pid}) doesn't end.")

@@ -201,7 +201,7 @@ class Agent:
         return SignalAnswer(delivered=delivered, state=state)
 
     def stop_all(self, deadline_seconds: float) -> StopAnswer:
-        """Pauses every live attempt and waits until it has ended; starts nothing from now on."""
+        """Pauses every live attempt and waits until it has ended. With none left it starts nothing from now on."""
         self._starts_nothing = True
         deadline = time.monotonic() + deadline_seconds
         seen: set[tuple[int, int]] = set()
@@ -217,6 +217,7 @@ class Agent:
             if time.monotonic() > deadline:
                 break
             time.sleep(TICK_SECONDS)
+        self._starts_nothing = not left or self._ended  # with jobs left it goes on, and is asked again or works on
         return StopAnswer(ended=sorted(seen - set(left)), still_running=left)
 
     def shutdown(self) -> None:

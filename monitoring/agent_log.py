@@ -1,4 +1,4 @@
-"""The detached agent's log, which doesn't grow for ever. Runs in the agent; standard library only."""
+"""The agent's log, which doesn't grow for ever. Runs in the agent; standard library only."""
 
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -10,8 +10,13 @@ KEPT_FILES = 2
 """agent.log.1 and agent.log.2 beside agent.log: 24 MiB in all."""
 
 
+def rotating(path: Path) -> RotatingFileHandler:
+    """Logs to a file beside the standard streams; opened at the first line."""
+    return RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True)
+
+
 class AgentLog(RotatingFileHandler):
-    """Logs to a file that the standard streams append to as well, and takes them along to the next one."""
+    """The detached agent's: the standard streams append to its file as well, and are taken along to the next one."""
 
     def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
         super().__init__(path, maxBytes=max_bytes, backupCount=KEPT_FILES, encoding="utf-8")

@@ -125,6 +125,31 @@ def test_logs_can_be_read_through_the_socket(home: Path) -> None:
         assert '"PILOTHOUSE_HOME"' in call(home, "read_log", job_id=1, attempt=1, lines=5)["lines"][0]
 
 
+def test_an_agent_in_the_foreground_keeps_its_log_too(home: Path) -> None:
+    """A journal has it, and so have the pages and GET /api/logs/agent."""
+    program = [sys.executable, "-m", "monitoring", "agent", "--home", str(home)]
+    with subprocess.Popen(program, cwd=CHECKOUT, stderr=subprocess.PIPE, text=True) as agent:
+        assert agent.stderr is not None
+        line = agent.stderr.readline()
+        assert f"agent {agent.pid} listens on" in line
+        assert call(home, "read_agent_log", lines=5)["lines"] == [line.rstrip()]
+        agent.terminate()
+
+
+def test_an_agent_whose_jobs_do_not_end_goes_on(home: Path, tmp_path: Path) -> None:
+    """And takes new ones: nobody else could tell its jobs anything."""
+    with agent_process(home):
+        call(home, "launch", spec=make_spec(deaf_until=str(tmp_path / "go")), secrets={})
+        refused = command("stop", "--home", str(home), "--jobs", "--deadline", "0.2")
+        assert refused.returncode == 1
+        assert "Job 1 (attempt 1) still runs" in refused.stderr
+        assert "The agent goes on" in refused.stderr
+        call(home, "launch", spec=make_spec(2, until=str(tmp_path / "go")), secrets={})
+        (tmp_path / "go").touch()
+        ended = command("stop", "--home", str(home), "--jobs")
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_detach_describe_and_stop(home: Path) -> None:
     started = command("agent", "--home", str(home), "--detach")
     assert started.returncode == 0, started.stderr

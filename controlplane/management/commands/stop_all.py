@@ -28,7 +28,7 @@ class Command(BaseCommand):
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Says what it ended; fails where something still runs."""
+        """Says what it ended; fails where something still runs, whose agent then goes on."""
         home = Path(settings.HOME)
         try:
             pid = end_web_process(home)
@@ -44,4 +44,6 @@ class Command(BaseCommand):
         command = [sys.executable, "-m", "monitoring", "stop", "--home", str(home), "--jobs"]
         ended = subprocess.run([*command, "--deadline", str(options["deadline"])], check=False)
         if ended.returncode != 0:
-            raise CommandError("Not everything has ended.")
+            raise CommandError(
+                "Not everything has ended: the line above says what goes on. Then bin/up --stop-all again."
+            )
