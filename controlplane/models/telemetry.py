@@ -68,7 +68,8 @@ class PowerSweep(models.Model):
     """A measurement of one served model on one GPU at each power profile; only one is open a GPU.
 
     `config`: what was asked (seconds_per_profile, concurrency, max_tokens, prompt), what to put back at the end
-    (`restore`: {profile, watts}) and where it stands (`progress`: {profile, phase, seconds}).
+    (`restore`: {profile, answer, set_at, watts}; `asked`: whether anything may have been set, `profile`: what was last),
+    where it stands (`progress`: {profile, phase, seconds}), and while the put-back is refused how it ends (`ending`).
     `results`: [{profile, watts, tokens_per_second, joules_per_token, mean_draw_watts, seconds, tokens, error}], in
     order; `error` says why a profile has no figures.
     """

@@ -7,20 +7,22 @@ does it when it starts again.
 
 import logging
 import time
+from datetime import datetime
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from controlplane.live.announce import publish
-from controlplane.models import Deployment, Gpu, Host, PowerSweep, TelemetrySample
-from controlplane.models.access import Actor, Role
+from controlplane.models import Attempt, Deployment, Host, PowerSweep, TelemetrySample
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.telemetry import SweepStatus
-from controlplane.services import deployments, energy, power, sweeps
+from controlplane.services import deployments, energy, power, sweep_power, sweeps
 from controlplane.services.access import audit
 from controlplane.services.energy import Reading
 from controlplane.services.engine_load import EngineLoad, Target
+from controlplane.services.sweep_power import ProfileFaultError, SweepEndedError
 from controlplane.services.sweeps import Result
 
 log = logging.getLogger(__name__)
@@ -31,33 +33,29 @@ READ_BACK_SECONDS = 15.0
 
 WARM_UP_SHARE = 0.25
 MAX_WARM_UP_SECONDS = 10.0
-SAME_WATTS = 1.0
 MIN_COVERED_SHARE = 0.9
 CLOCK_SECONDS = 0.5
 """By how much the wall clock may differ from the steady one over a measurement."""
 
+PUT_BACK_AGAIN_SECONDS = 30.0
+"""After a put-back that was refused."""
+
 INTERRUPTED = "The web server was started anew in the middle of it. Start it again."
-
-
-class SweepEndedError(Exception):
-    """The sweep can't go on, as a sentence."""
 
 
 class SweepCancelledError(Exception):
     """Somebody has cancelled it."""
 
 
-class ProfileFaultError(Exception):
-    """One profile can't be measured, as a sentence; the sweep goes on."""
-
-
 def work() -> None:
-    """The duty: ends what an earlier process left open, then carries out what waits."""
+    """The duty: ends what an earlier process, or a refusal, left open, then carries out what waits."""
     for sweep in PowerSweep.objects.select_related("host").filter(
         status__in=(SweepStatus.RUNNING, SweepStatus.CANCELLING)
     ):
-        if sweep.host.is_online:  # its power can't be put back before
-            _end(sweep, SweepStatus.FAILED, INTERRUPTED)
+        ending = sweep.config.get("ending") or {"status": SweepStatus.FAILED, "error": INTERRUPTED, "tried_at": 0.0}
+        has_waited = not 0 <= time.time() - ending["tried_at"] < PUT_BACK_AGAIN_SECONDS
+        if sweep.host.is_online and has_waited:  # its power can't be put back before
+            _end(sweep, ending["status"], ending["error"])
     while (claimed := _claim()) is not None:
         _carry_out(claimed)
 
@@ -67,11 +65,8 @@ def _claim() -> PowerSweep | None:
     row = PowerSweep.objects.filter(status=SweepStatus.WAITING).order_by("pk").first()
     if row is None:
         return None
-    card = _gpu(row)
-    restore = None if card is None else {
-        "profile": card.power_profile, "watts": card.reading.get("power_limit_watts")
-    }  # fmt: skip
-    config = {**row.config, "restore": restore, "asked": []}
+    card = sweep_power.card_of(row)
+    config = {**row.config, "restore": None if card is None else sweep_power.before(card), "asked": False}
     same = PowerSweep.objects.filter(pk=row.pk, status=SweepStatus.WAITING)
     return sweeps.get(row.pk) if same.update(status=SweepStatus.RUNNING, config=config) else None
 
@@ -109,23 +104,16 @@ def _measure(sweep: PowerSweep, profile: str) -> Result:
 
 
 def _set(sweep: PowerSweep, profile: str) -> float:
-    """Sets the profile and waits until the readings show its limit; returns that. Raises ProfileFaultError."""
+    """Sets the profile and waits until the readings show its limit; returns that.
+
+    Raises ProfileFaultError and SweepEndedError.
+    """
     _say(sweep, profile, "setting the power", 0)
-    card = _gpu(sweep)
-    if card is None:
-        raise SweepEndedError(f"The GPU has vanished: {sweep.host.name} no longer finds it.")
-    _keep(sweep, asked=[*sweep.config["asked"], profile])
-    outcome = power.set_profile(_actor(sweep), card, profile)
-    watts = outcome["power_limit_w"]
-    if not outcome["set"] or watts is None:
-        _keep(sweep, asked=sweep.config["asked"][:-1])
-        raise ProfileFaultError(" ".join(filter(None, (outcome["reason"], outcome["fix"]))) or "It was refused.")
-    if outcome["reason"]:  # the thermal guard holds it lower
-        raise ProfileFaultError(outcome["reason"])
+    watts = sweep_power.set_profile(sweep, profile)
     began, deadline = _host_now(sweep.host), time.monotonic() + READ_BACK_SECONDS
     while time.monotonic() < deadline:
         seen = _column(sweep, "power_limit_watts", began, began + 2 * READ_BACK_SECONDS)
-        if seen and seen[-1].watts is not None and abs(seen[-1].watts - watts) <= SAME_WATTS:
+        if seen and seen[-1].watts is not None and abs(seen[-1].watts - watts) <= power.TOLERANCE_WATTS:
             return watts
         _pause(sweep)
     raise ProfileFaultError(f"It was set to {watts:g} W, but no reading has shown that within {READ_BACK_SECONDS:g} s.")
@@ -140,11 +128,14 @@ def _figures(sweep: PowerSweep, profile: str, watts: float) -> dict[str, Any]:
         _say(sweep, profile, "warming up", warm_up)
         _run_on(sweep, load, profile, "warming up", warm_up)
         _say(sweep, profile, "measuring", seconds)
-        begin, host_begin = time.monotonic(), _host_now(sweep.host)
+        begin, host_begin, began_at = time.monotonic(), _host_now(sweep.host), timezone.now()
         _run_on(sweep, load, profile, "measuring", seconds)
         end, host_end = time.monotonic(), _host_now(sweep.host)
+    if load.fault is not None:  # a text of the measured time was cut off afterwards: its tokens are missing
+        raise SweepEndedError(load.fault)
     _say(sweep, profile, "reading the power", 0)
     _refuse_spoilt(sweep, deployment, (host_end - host_begin) - (end - begin))
+    _refuse_company(sweep, deployment, began_at)
     tokens = load.tokens_between(begin, end)
     mean_watts = _mean_watts(sweep, host_begin, host_end, watts)
     rate = tokens / (end - begin)
@@ -185,18 +176,29 @@ def _run_on(sweep: PowerSweep, load: EngineLoad, profile: str, phase: str, secon
 
 
 def _refuse_spoilt(sweep: PowerSweep, deployment: Deployment, clock_moved: float) -> None:
-    """What makes figures worthless: a clock that was set, another job on the GPU, another process of the engine."""
+    """What makes figures worthless: a clock that was set, somebody else's limit, another process of the engine."""
     if abs(clock_moved) > CLOCK_SECONDS:
         raise ProfileFaultError("The clock was set in the middle of the measurement.")
-    card = _gpu(sweep)
-    busy = sweeps.others(card, deployment.job_id) if card else ""
-    if busy:
-        raise ProfileFaultError(f"{busy} on this GPU too: its power would be counted.")
+    card = sweep_power.card_of(sweep)
+    if card is not None:
+        sweep_power.refuse_taken(sweep, card)
     same = Deployment.objects.filter(
         pk=deployment.pk, status=DeploymentStatus.READY, attempt_number=deployment.attempt_number
     )
     if not same.exists():
         raise SweepEndedError(f"The engine of {sweep.model_name} has ended in the middle of the measurement.")
+
+
+def _refuse_company(sweep: PowerSweep, deployment: Deployment, began_at: datetime) -> None:
+    """Other jobs on the GPU, now or for a while since the measurement began. Raises ProfileFaultError."""
+    card = sweep_power.card_of(sweep)
+    busy = sweeps.others(card, deployment.job_id) if card else ""
+    if busy:
+        raise ProfileFaultError(f"{busy} on this GPU too: its power would be counted.")
+    attempts = Attempt.objects.filter(Q(ended_at=None) | Q(ended_at__gte=began_at), host=sweep.host)
+    for attempt in attempts.exclude(job_id=deployment.job_id):
+        if sweep.gpu_uuid in attempt.gpus:
+            raise ProfileFaultError(f"Job {attempt.job_id} worked on this GPU too: its power would be counted.")
 
 
 def _mean_watts(sweep: PowerSweep, begin: float, end: float, limit: float) -> float:
@@ -209,7 +211,7 @@ def _mean_watts(sweep: PowerSweep, begin: float, end: float, limit: float) -> fl
             break
         _pause(sweep)
     limits = [row.watts for row in _column(sweep, "power_limit_watts", begin, end) if row.watts is not None]
-    if any(abs(value - limit) > SAME_WATTS for value in limits):
+    if any(abs(value - limit) > power.TOLERANCE_WATTS for value in limits):
         raise ProfileFaultError("The power limit was changed by something else in the middle of the measurement.")
     found = energy.integrate(readings, begin, end)
     if found.covered_seconds < MIN_COVERED_SHARE * (end - begin):
@@ -238,16 +240,10 @@ def _pause(sweep: PowerSweep, seconds: float = LOOK_EVERY_SECONDS) -> None:
         raise SweepCancelledError
 
 
-def _keep(sweep: PowerSweep, **config: Any) -> None:
-    """Changes `config`, which only the sweep's own thread does."""
-    sweep.config = {**sweep.config, **config}
-    PowerSweep.objects.filter(pk=sweep.pk).update(config=sweep.config)
-
-
 def _say(sweep: PowerSweep, profile: str, phase: str, seconds: float) -> None:
     """Stores and tells what it does now."""
     with transaction.atomic():
-        _keep(sweep, progress={"profile": profile, "phase": phase, "seconds": seconds})
+        sweeps.keep(sweep, progress={"profile": profile, "phase": phase, "seconds": seconds})
         publish("sweeps", "status", sweeps.facts(sweep))
 
 
@@ -265,62 +261,37 @@ def _store_result(sweep: PowerSweep, row: Result) -> None:
 
 
 def _end(sweep: PowerSweep, status: str, error: str = "") -> None:
-    """Puts the power back, then closes the row."""
-    left = _put_back(sweep)
+    """Puts the power back, then closes the row; where that is refused, the row stays open and `work` tries again."""
+    left = sweep_power.put_back(sweep)
+    if not left.is_done:
+        _leave_open(sweep, status, error, left.sentence)
+        return
     recommended, reason = sweeps.recommend(sweep.results) if status == SweepStatus.DONE else ("", "")
     if status == SweepStatus.DONE and not any(row["error"] is None for row in sweep.results):
         status, error = SweepStatus.FAILED, sweep.results[0]["error"]
     fields = {
         "status": status, "recommended": recommended, "reason": reason, "ended_at": timezone.now(),
-        "error": " ".join(filter(None, (error, left))), "config": {**sweep.config, "progress": None},
+        "error": " ".join(filter(None, (error, left.sentence))),
+        "config": {**sweep.config, "progress": None, "ending": None},
     }  # fmt: skip
     with transaction.atomic():
         PowerSweep.objects.filter(pk=sweep.pk).update(**fields)
-        audit(_actor(sweep), f"sweep.{status}", f"sweep {sweep.pk}", recommended=recommended, error=fields["error"])
+        who, told = sweep_power.actor(sweep), {"recommended": recommended, "error": fields["error"]}
+        audit(who, f"sweep.{status}", f"sweep {sweep.pk}", **told)
         publish("sweeps", "status", sweeps.facts(sweeps.get(sweep.pk)))
 
 
-def _put_back(sweep: PowerSweep) -> str:
-    """Gives the GPU its former profile or limit; returns why not, where that fails.
-
-    A profile that somebody else has set meanwhile (a person, a schedule) is theirs, and stays.
-    """
-    restore, asked, card = sweep.config.get("restore"), sweep.config.get("asked"), _gpu(sweep)
-    if not restore or not asked or card is None:
-        return ""
-    if card.power_profile not in (*asked[-2:], restore["profile"]):  # the last one may not have been set yet
-        return ""
-    if restore["profile"]:
-        outcome = power.set_profile(_actor(sweep), card, restore["profile"])
-        refusal = None if outcome["set"] else outcome["reason"]
-    else:
-        refusal = _put_back_watts(sweep, card, restore["watts"])
-    return f"Its former power could not be put back: {refusal}" if refusal else ""
-
-
-def _put_back_watts(sweep: PowerSweep, card: Gpu, watts: float | None) -> str | None:
-    """A GPU for which no profile was wished gets its watts again, and no wish."""
-    if watts is None:
-        return "what it was is not known."
-    with power.alone_with(card) as row:
-        if row is None:
-            return "the GPU has vanished."
-        answer = power.ask_watts(row, watts)
-        with transaction.atomic():
-            wish = {"power_profile": "", "power_answer": None} if answer["set"] else {"power_answer": answer}
-            power.store_limit(row, answer, power_set_at=timezone.now(), **wish)
-            audit(_actor(sweep), "power.restore", power.label(row), **answer)
-            power.tell(row)
-    return None if answer["set"] else answer["reason"]
-
-
-def _gpu(sweep: PowerSweep) -> Gpu | None:
-    return Gpu.objects.select_related("host").filter(host=sweep.host, uuid=sweep.gpu_uuid).first()
-
-
-def _actor(sweep: PowerSweep) -> Actor:
-    """Whoever has started it: an admin, or they could not have."""
-    return Actor(name=sweep.created_by, role=Role.ADMIN)
+def _leave_open(sweep: PowerSweep, status: str, error: str, refusal: str) -> None:
+    """Keeps how it ends until the power is put back."""
+    ending = {"status": status, "error": error, "tried_at": time.time()}
+    progress = {"profile": "", "phase": "putting the power back", "seconds": 0}
+    said = f"{refusal} It is tried again, until that works or somebody sets a profile there."
+    is_new, sweep.error = sweep.error != said, said
+    with transaction.atomic():
+        PowerSweep.objects.filter(pk=sweep.pk).update(status=SweepStatus.CANCELLING, error=said)
+        sweeps.keep(sweep, ending=ending, progress=progress)
+        if is_new:
+            publish("sweeps", "status", sweeps.facts(sweeps.get(sweep.pk)))
 
 
 def _host_now(host: Host) -> float:

@@ -175,6 +175,12 @@ def get(sweep_id: int) -> PowerSweep:
     return sweep
 
 
+def keep(sweep: PowerSweep, **config: Any) -> None:
+    """Changes some of a sweep's `config`, which only the thread that carries it out does."""
+    sweep.config = {**sweep.config, **config}
+    PowerSweep.objects.filter(pk=sweep.pk).update(config=sweep.config)
+
+
 def list_sweeps(limit: int = 50) -> list[PowerSweep]:
     """Sweeps, newest first."""
     return list(PowerSweep.objects.select_related("host")[: max(1, min(limit, 500))])

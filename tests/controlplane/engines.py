@@ -13,6 +13,7 @@ ANSWER_SECONDS = 0.2
 
 class PacedEngine:
     """`tokens_per_second()` is each client's pace; `status` other than 200 refuses. `asked`: the bodies, in order.
+    `answered`: begin, end (time.monotonic) and tokens of each text.
 
     An answer has as many tokens as the pace gives in the time that it took, so a busy machine doesn't slow it down.
     """
@@ -21,6 +22,7 @@ class PacedEngine:
         self.tokens_per_second = tokens_per_second
         self.status = 200
         self.asked: list[dict[str, Any]] = []
+        self.answered: list[tuple[float, float, int]] = []
         self.tokens_sent: set[str] = set()
         self.port = 0
 
@@ -32,9 +34,16 @@ class PacedEngine:
             return self.status, {"error": {"message": "broken"}}
         begin = time.monotonic()
         time.sleep(ANSWER_SECONDS)
-        tokens = round((time.monotonic() - begin) * self.tokens_per_second())
+        end = time.monotonic()
+        tokens = round((end - begin) * self.tokens_per_second())
+        self.answered.append((begin, end, tokens))
         usage = {"prompt_tokens": 9, "completion_tokens": tokens}
         return 200, {"choices": [{"message": {"content": "Ahoy."}}], "usage": usage}
+
+    def tokens_between(self, begin: float, end: float) -> float:
+        """The tokens that it gave between two times, by its own count."""
+        parts = [(tokens / (last - first), min(last, end) - max(first, begin)) for first, last, tokens in self.answered]
+        return sum(pace * seconds for pace, seconds in parts if seconds > 0)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Power sweeps: what is measured at each profile, what spoils it, what is put back, what is recommended."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -11,22 +12,35 @@ from django.utils import timezone
 
 from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError
 from controlplane.fleet.protocol import HostUnreachableError
-from controlplane.models import AuditLine, Deployment, Gpu, Host, LiveMessage, PowerSweep, TelemetrySample
+from controlplane.models import (
+    Attempt,
+    AuditLine,
+    Deployment,
+    Gpu,
+    Host,
+    LiveMessage,
+    PowerSchedule,
+    PowerSweep,
+    TelemetrySample,
+)  # fmt: skip
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Status
 from controlplane.models.telemetry import SweepStatus
-from controlplane.services import deployments, power, sweep_run, sweeps
+from controlplane.services import deployments, power, schedules, sweep_run, sweeps, thermal
+from controlplane.services.engine_load import EngineLoad
 from controlplane.services.sweeps import Result
 from tests import factories
 from tests.controlplane.engines import PacedEngine, running
 from tests.controlplane.hosts import AbsentHost
+from tests.product import wait_for
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("home")]
 SAMPLE_SECONDS = 0.05
 PACE: dict[float, float] = {350: 4000.0, 280: 3850.0, 220: 2000.0}
 """Tokens a second that each client gets at a limit: the middle one is within 90 % of the fastest."""
 
+ANNA = Actor("anna", Role.ADMIN)
 DRAW = 0.9
 """The share of its limit that the card draws under load."""
 
@@ -77,7 +91,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
             real(sweep, min(seconds, 0.02))
 
         monkeypatch.setattr(sweep_run, "_pause", pause)
-        monkeypatch.setattr(sweep_run, "READ_BACK_SECONDS", 1.5)
+        monkeypatch.setattr(sweep_run, "READ_BACK_SECONDS", 10.0)
         monkeypatch.setattr(sweeps, "SECONDS", (1, 600))
         yield found
 
@@ -101,23 +115,35 @@ def carried_out(sweep: PowerSweep) -> PowerSweep:
     return sweeps.get(sweep.pk)
 
 
-def test_each_profile_is_measured_and_the_thriftiest_fast_one_recommended(rig: Rig) -> None:
+def test_each_profile_is_measured_and_the_thriftiest_fast_one_recommended(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows: list[tuple[float, float]] = []
+    real = EngineLoad.tokens_between
+
+    def tokens_between(load: EngineLoad, begin: float, end: float) -> float:
+        windows.append((begin, end))
+        return real(load, begin, end)
+
+    monkeypatch.setattr(EngineLoad, "tokens_between", tokens_between)
     sweep = carried_out(started(rig))
     assert sweep.status == SweepStatus.DONE, sweep.error
     assert [row["profile"] for row in sweep.results] == ["quiet", "normal", "max"]
-    for row, limit in zip(sweep.results, (220, 280, 350), strict=True):
-        rate = 3 * PACE[limit]
+    for row, limit, (begin, end) in zip(sweep.results, (220, 280, 350), windows, strict=True):
         assert row["error"] is None
         assert row["watts"] == limit
-        # What lies between two questions of a client slows it down a little; the draw is exact.
-        assert 0.8 * rate < row["tokens_per_second"] < 1.02 * rate
+        # How many those are is the machine's affair; the engine has counted them too.
+        assert row["tokens"] == pytest.approx(rig.engine.tokens_between(begin, end), rel=0.2)
+        assert row["tokens_per_second"] == pytest.approx(row["tokens"] / (end - begin), rel=0.001)
         assert row["mean_draw_watts"] == pytest.approx(DRAW * limit, rel=0.001)
         assert row["joules_per_token"] == pytest.approx(DRAW * limit / row["tokens_per_second"], rel=0.001)
-        assert row["seconds"] == pytest.approx(1, abs=0.3)
-    assert (sweep.recommended, "of the joules a token" in sweep.reason) == ("normal", True)
+        assert row["seconds"] == pytest.approx(end - begin, abs=0.01)
+        assert row["seconds"] >= 1
+    assert (sweep.recommended, sweep.reason) == sweeps.recommend(sweep.results)  # type: ignore[arg-type]
+    assert sweep.recommended in power.PROFILES
     assert {body["max_tokens"] for body in rig.engine.asked} == {20}
     questions = [body["messages"][0]["content"] for body in rig.engine.asked]
-    assert len(set(questions)) >= 12  # none twice in one load
+    assert len(set(questions)) > 3  # none twice in one load
     assert rig.engine.tokens_sent == {deployments.headers(Deployment.objects.get())["Authorization"]}
     rig.card.refresh_from_db()
     assert (rig.limit, rig.card.power_profile) == (350, "")
@@ -145,10 +171,10 @@ def test_a_profile_that_is_refused_says_so_and_the_others_are_measured(rig: Rig)
 
 
 def test_a_sweep_of_which_every_profile_is_refused_has_failed_and_changed_nothing(rig: Rig) -> None:
-    rig.agent.cards[rig.card.uuid].refuse = HostUnreachableError("connection refused")
+    rig.agent.cards[rig.card.uuid].refuse = "Insufficient permissions."
     sweep = carried_out(started(rig))
     assert sweep.status == SweepStatus.FAILED
-    assert sweep.error.startswith("connection refused")
+    assert sweep.error.startswith("Insufficient permissions.")
     assert "put back" not in sweep.error
     assert rig.limit == 350
     assert sweep.recommended == ""
@@ -162,6 +188,11 @@ def another_limit(rig: Rig) -> None:
     rig.agent.cards[rig.card.uuid].limit_watts = 150
 
 
+def a_short_job(rig: Rig) -> None:
+    job = factories.make_job("eval", Status.DONE, host=rig.card.host, gpus=[])
+    Attempt.objects.create(job=job, number=1, host=rig.card.host, gpus=[rig.card.uuid], ended_at=timezone.now())
+
+
 def another_job(rig: Rig) -> None:
     factories.make_job("train", Status.RUNNING, host=rig.card.host, gpus=[rig.card.uuid])
 
@@ -172,6 +203,7 @@ def another_job(rig: Rig) -> None:
         (no_more_readings, "too little to judge by"),
         (another_limit, "changed by something else"),
         (another_job, "its power would be counted"),
+        (a_short_job, "worked on this GPU too"),
     ],
 )
 def test_what_spoils_a_measurement_is_said(rig: Rig, event: Callable[[Rig], None], sentence: str) -> None:
@@ -246,15 +278,162 @@ def test_a_web_server_that_was_ended_in_the_middle_puts_the_power_back_when_it_s
     assert (rig.limit, rig.card.power_profile) == (before, profile)
 
 
-def test_a_profile_that_somebody_sets_meanwhile_is_theirs(rig: Rig) -> None:
+@pytest.mark.parametrize("profile", ["quiet", "normal"])
+def test_a_profile_that_somebody_sets_meanwhile_ends_the_sweep_and_stays(rig: Rig, profile: str) -> None:
+    """Also where it is the one that is measured just then, or the one that the GPU had."""
+    power.set_profile(SYSTEM, rig.card, "normal")
     sweep = started(rig)
+    rig.events["quiet", "measuring"] = lambda: power.set_profile(ANNA, rig.card, profile)
+    found = carried_out(sweep)
+    assert (found.status, found.results) == (SweepStatus.FAILED, [])
+    assert found.error == f"Anna set {profile} in the middle of it: that stays."
+    rig.card.refresh_from_db()
+    assert (rig.card.power_profile, rig.limit) == (profile, {"quiet": 220, "normal": 280}[profile])
+    assert (rig.card.power_answer or {})["by"] == "anna"
+
+
+def test_a_press_that_is_refused_ends_no_sweep(rig: Rig) -> None:
+    sweep = started(rig)
+    card = rig.agent.cards[rig.card.uuid]
+
+    def press() -> None:
+        card.refuse = "Insufficient permissions."
+        power.set_profile(ANNA, rig.card, "normal")
+        card.refuse = None
+
+    rig.events["quiet", "measuring"] = press
+    found = carried_out(sweep)
+    assert (found.status, found.error) == (SweepStatus.DONE, "")
+    rig.card.refresh_from_db()
+    assert (rig.limit, rig.card.power_profile) == (350, "")
+
+
+def heard(rig: Rig, **reading: Any) -> None:
+    """The host has just told of its card."""
+    rig.card.refresh_from_db()
+    Host.objects.update(last_seen_at=timezone.now(), fault="")
+    Gpu.objects.update(reading={**rig.card.reading, "power_limit_watts": rig.limit, **reading}, seen_at=timezone.now())
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_schedule_that_falls_due_is_not_overridden(rig: Rig, is_before: bool) -> None:
+    """Its edge may also lie before something that the sweep sets, and be carried out after that."""
+    power.set_profile(SYSTEM, rig.card, "max")
+    Gpu.objects.update(power_set_at=timezone.now() - timedelta(hours=1), power_answer=None)
+    sweep = started(rig)
+    edge = timezone.localtime(timezone.now() - timedelta(minutes=30 if is_before else 1))
+
+    def fall_due() -> None:
+        PowerSchedule.objects.create(
+            profile="quiet", profile_after="max", begins=edge.time(), until=(edge + timedelta(hours=5)).time(),
+            days=list(range(7)), effective_from=edge - timedelta(hours=1), created_by="anna",
+        )  # fmt: skip
+        heard(rig)
+        schedules.apply_due()
+
+    rig.events["normal", "measuring"] = fall_due
+    found = carried_out(sweep)
+    assert found.status == SweepStatus.FAILED
+    assert found.error.startswith("Schedule ")
+    assert [row["profile"] for row in found.results] == ["quiet"]
+    rig.card.refresh_from_db()
+    assert (rig.card.power_profile, rig.limit) == ("quiet", 220)
+
+
+@pytest.mark.parametrize(("profile", "watts"), [("", 350), ("normal", 280)])
+def test_a_card_that_got_hot_is_left_to_the_guard_and_gets_its_former_power_later(
+    rig: Rig, profile: str, watts: float
+) -> None:
+    if profile:
+        power.set_profile(SYSTEM, rig.card, profile)
+    sweep = started(rig)
+
+    def get_hot() -> None:
+        heard(rig, temperature_celsius=84)
+        thermal.look()
+        thermal.rule_power()
+
+    rig.events["normal", "measuring"] = get_hot
+    found = carried_out(sweep)
+    assert "thermal guard holds it at 220 W" in (found.results[2]["error"] or ""), found.results
+    rig.card.refresh_from_db()
+    assert (rig.limit, rig.card.power_profile, power.held_watts(rig.card)) == (220, profile, 220)
+    heard(rig, temperature_celsius=60)
+    thermal.look()
+    thermal.rule_power()
+    rig.card.refresh_from_db()
+    assert (rig.limit, rig.card.power_profile, rig.card.heat) == (watts, profile, None)
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_put_back_that_is_refused_is_tried_until_it_works(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, is_taken: bool
+) -> None:
+    power.set_profile(SYSTEM, rig.card, "max")
+    sweep, card = started(rig), rig.agent.cards[rig.card.uuid]
+
+    def vanish() -> None:
+        rig.engine.status = 500
+        card.refuse = HostUnreachableError("connection refused")
+
+    rig.events["quiet", "measuring"] = vanish
+    found = carried_out(sweep)
+    assert (found.status, found.ended_at, rig.limit) == (SweepStatus.CANCELLING, None, 220)
+    assert "connection refused" in found.error
+    asked = len(card.asked)
+    assert carried_out(sweep).status == SweepStatus.CANCELLING
+    assert len(card.asked) == asked  # not every two seconds
+    monkeypatch.setattr(sweep_run, "PUT_BACK_AGAIN_SECONDS", 0.0)
+    card.refuse = None
+    if is_taken:
+        power.set_profile(ANNA, rig.card, "normal")
+    found = carried_out(sweep)
+    assert found.status == SweepStatus.FAILED
+    assert "it answered 500" in found.error
+    assert "put back" not in found.error
+    rig.card.refresh_from_db()
+    assert (rig.limit, rig.card.power_profile) == ((280, "normal") if is_taken else (350, "max"))
+
+
+def test_an_agent_that_did_not_answer_may_have_set_it_and_is_asked_to_put_it_back(rig: Rig) -> None:
+    card, ask = rig.agent.cards[rig.card.uuid], rig.agent.set_power
+
+    def half(gpu_uuid: str, watts: float, **how: Any) -> Any:
+        card.refuse = None
+        answer = ask(gpu_uuid, watts, **how)
+        if watts == 220:
+            raise HostUnreachableError("no answer in time")
+        return answer
+
+    rig.agent.set_power = half  # type: ignore[method-assign]
+    serve(rig)
+    sweep = sweeps.start(SYSTEM, "talker", seconds_per_profile=1)
     claimed = sweep_run._claim()
     assert claimed is not None
-    sweep_run._set(claimed, "quiet")
-    power.set_profile(SYSTEM, rig.card, "max")
+    assert "no answer in time" in (sweep_run._measure(claimed, "quiet")["error"] or "")
+    assert rig.limit == 220
     carried_out(sweep)
-    rig.card.refresh_from_db()
-    assert rig.card.power_profile == "max"
+    assert rig.limit == 350
+
+
+def test_a_text_that_is_cut_off_after_the_measurement_spoils_it(rig: Rig) -> None:
+    sweep = started(rig)
+    real, is_over = sweep_run._run_on, threading.Event()
+
+    def run_on(*told: Any) -> None:
+        real(*told)
+        if told[3] == "measuring":
+            is_over.set()
+            rig.engine.status = 500
+            asked = len(rig.engine.asked)
+            wait_for("another text to be asked for", lambda: len(rig.engine.asked) > asked)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep_run, "_run_on", run_on)
+        found = carried_out(sweep)
+    assert is_over.is_set()
+    assert (found.status, found.results) == (SweepStatus.FAILED, [])
+    assert "it answered 500" in found.error
 
 
 # --- Starting ---------------------------------------------------------------------------------------------------------
