@@ -11,7 +11,7 @@ from django.utils.http import content_disposition_header
 from ninja import Router, Status
 
 from controlplane.api.keys import ActorRequest
-from controlplane.api.schemas.datasets import Dataset, DatasetDetail, DatasetList, Preview
+from controlplane.api.schemas.datasets import Dataset, DatasetDetail, DatasetList, Preview, Validate, Validation
 from controlplane.errors import FieldFault, InvalidInputError, TooLargeError
 from controlplane.services import datasets
 
@@ -84,6 +84,16 @@ def list_datasets(request: ActorRequest) -> dict[str, Any]:
 def get_dataset(request: ActorRequest, dataset_id: int) -> dict[str, Any]:
     """One dataset with the report of its validation."""
     return datasets.whole_facts(datasets.get(dataset_id))
+
+
+@router.post("/datasets/{int:dataset_id}/validate", response={202: Validation})
+def validate(request: ActorRequest, dataset_id: int, payload: Validate) -> Status[dict[str, Any]]:
+    """Checks a dataset once more, or more deeply."""
+    dataset = datasets.get(dataset_id)
+    job = datasets.validate(
+        request.actor, dataset, payload.level, profile=payload.profile, eval_dataset=payload.eval_dataset
+    )
+    return Status(202, {"job_id": job.pk, "dataset_id": dataset.pk, "level": payload.level})
 
 
 @router.get("/datasets/{int:dataset_id}/preview", response=Preview)

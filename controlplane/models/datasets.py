@@ -45,6 +45,14 @@ class DatasetStatus(models.TextChoices):
     REJECTED = "rejected"
 
 
+class Level(models.TextChoices):
+    """How thoroughly a dataset is checked."""
+
+    QUICK = "quick"
+    STANDARD = "standard"
+    DEEP = "deep"
+
+
 class Dataset(models.Model):
     """One version of a named set of examples. Its files lie under `datasets/SHA256/`."""
 

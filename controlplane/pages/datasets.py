@@ -7,11 +7,13 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from controlplane.errors import ConflictError
+from controlplane.errors import ConflictError, InvalidInputError
 from controlplane.models import Dataset
+from controlplane.models.datasets import DatasetStatus, Level
 from controlplane.pages.actors import actor
 from controlplane.pages.topics import mark
 from controlplane.services import datasets, settings
+from training.profiles.base import profile_names
 
 PREVIEW_ROWS = 10
 HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 400, 100
@@ -38,7 +40,9 @@ def dataset_page(request: HttpRequest, dataset_id: int) -> HttpResponse:
     context = {
         "live": live, "dataset": dataset, "report": report, "tokens": report.get("tokens"),
         "bars": _bars(report), "mine": actor(request).may_change(dataset.created_by),
-        "runs": dataset.runs.order_by("-id")[:10], **_preview(dataset, _offset(request)),
+        "deep_tables": _deep_tables(report), "runs": dataset.runs.order_by("-id")[:10],
+        "balance": _balance(report), "checks": _checks(dataset),
+        **_preview(dataset, _offset(request)),
     }  # fmt: skip
     template = "datasets/body.html" if request.headers.get("HX-Request") else "datasets/page.html"
     return render(request, template, context)
@@ -51,7 +55,10 @@ def dataset_preview(request: HttpRequest, dataset_id: int) -> HttpResponse:
 
 
 def _offset(request: HttpRequest) -> int:
-    text = request.GET.get("offset", "0")
+    """The row to begin with, from 0; `row` names one from 1, as findings do."""
+    text, row = request.GET.get("offset", "0"), request.GET.get("row", "")
+    if row.isdecimal() and len(row) < 12:
+        return max(0, int(row) - 1)
     return int(text) if text.isdecimal() and len(text) < 12 else 0
 
 
@@ -69,6 +76,41 @@ def _preview(dataset: Dataset, offset: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _balance(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """How much of the text each role says: messages, characters, share in percent."""
+    characters = report.get("role_characters") or {}
+    total = sum(characters.values())
+    return [
+        {
+            "role": role,
+            "messages": report["roles"].get(role),
+            "characters": count,
+            "percent": round(100 * count / total),
+        }
+        for role, count in sorted(characters.items(), key=lambda item: -item[1])
+        if total
+    ]
+
+
+def _checks(dataset: Dataset) -> dict[str, Any]:
+    """What the form of further checks offers, and whether one is under way."""
+    ready = Dataset.objects.filter(status=DatasetStatus.READY).exclude(pk=dataset.pk).defer("report")
+    return {
+        "is_busy": dataset.job is not None and not dataset.job.has_ended, "job": dataset.job,
+        "profiles": profile_names(), "others": ready[:200],
+    }  # fmt: skip
+
+
+def _deep_tables(report: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What the level deep has found, by its title."""
+    deep = report.get("deep") or {}
+    titles = {
+        "leaks": "Answers in their own question", "near_duplicates": "Nearly double",
+        "evaluation": "In the evaluation set too", "profile": "Faults of the profile",
+    }  # fmt: skip
+    return [(title, deep[key]) for key, title in titles.items() if key in deep]
+
+
 def _bars(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The histogram of tokens as rectangles of a picture of 400 by 100."""
     bins = (report.get("tokens") or {}).get("histogram") or []
@@ -84,6 +126,25 @@ def _bars(report: dict[str, Any]) -> list[dict[str, Any]]:
             "height": round(height, 2), "count": item["count"], "from": item["from_tokens"], "to": item["to_tokens"],
         })  # fmt: skip
     return bars
+
+
+@require_POST
+def dataset_validate(request: HttpRequest, dataset_id: int) -> HttpResponse:
+    """Checks a dataset once more, or more deeply."""
+    dataset = datasets.get(dataset_id)
+    level = request.POST.get("level", "")
+    deep = level == Level.DEEP
+    held = request.POST.get("eval_dataset", "") if deep else ""
+    try:
+        datasets.validate(
+            actor(request), dataset, level, profile=request.POST.get("profile", "") if deep else "",
+            eval_dataset=int(held) if held.isdecimal() else None,
+        )  # fmt: skip
+    except (ConflictError, InvalidInputError) as error:
+        messages.error(request, error.message)
+    else:
+        messages.success(request, f"{dataset} is being checked ({level}).")
+    return redirect("dataset", dataset_id)
 
 
 @require_POST

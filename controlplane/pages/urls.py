@@ -49,6 +49,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("datasets/upload", datasets.dataset_upload, name="dataset-upload"),
     path("datasets/<int:dataset_id>/", datasets.dataset_page, name="dataset"),
     path("datasets/<int:dataset_id>/preview", datasets.dataset_preview, name="dataset-preview"),
+    path("datasets/<int:dataset_id>/validate", datasets.dataset_validate, name="dataset-validate"),
     path("datasets/<int:dataset_id>/delete", datasets.dataset_delete, name="dataset-delete"),
     path("chat", chat.chat, name="chat"),
     path("queue/", queue.queue, name="queue"),

@@ -10,7 +10,9 @@ from asgiref.sync import async_to_sync
 from django.db import DatabaseError, connection
 from django.test import Client
 
-from controlplane.models import Dataset, LiveMessage
+from controlplane.errors import ConflictError
+from controlplane.kinds.validate import ValidateKind
+from controlplane.models import Attempt, Dataset, LiveMessage
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
 from controlplane.services import datasets
@@ -227,3 +229,85 @@ def test_a_validation_that_failed_rejects_the_dataset() -> None:
 def test_news_of_a_dataset_that_has_gone_is_no_error() -> None:
     datasets.finished(999999, {"status": "ready", "examples": 1, "reason": "", "report": {}})
     datasets.failed(999999, {"message": "x"})
+
+
+# --- Levels -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_level_is_asked_for_by_the_api(reader: Client) -> None:
+    held, dataset = factories.make_dataset("held"), factories.make_dataset("chats", report=REPORT)
+    wanted = {"level": "deep", "profile": "plain", "eval_dataset": held.pk}
+    path = f"/api/datasets/{dataset.pk}/validate"
+    assert reader.post(path, wanted, content_type="application/json").status_code == 403
+    answer = factories.make_client("use").post(path, wanted, content_type="application/json")
+    assert answer.status_code == 202
+    dataset.refresh_from_db()
+    assert dataset.job is not None
+    assert answer.json() == {"job_id": dataset.job.pk, "dataset_id": dataset.pk, "level": "deep"}
+    assert dataset.job.config == {"dataset": dataset.pk, **wanted}
+    assert (dataset.status, dataset.job.title) == ("ready", "Validate chats v1 (deep)")
+    spec = ValidateKind().spec(dataset.job, Attempt(job=dataset.job, number=1, host=factories.make_host()))
+    assert (spec.config["level"], spec.config["eval_folder"]) == ("deep", str(held.folder))
+    assert (spec.config["examples"], spec.config["filename"]) == (3, "chats.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "words"),
+    [
+        ({"level": "thorough"}, 422, "Levels are quick, standard, deep"),
+        ({"level": "quick", "profile": "plain"}, 422, "belong to the level deep"),
+        ({"level": "deep", "profile": "nobody's"}, 422, "There is no profile"),
+        ({"level": "deep", "eval_dataset": 999999}, 404, "There is no dataset"),
+    ],
+)
+def test_a_level_that_makes_no_sense_is_refused(wanted: dict[str, Any], status: int, words: str) -> None:
+    dataset = factories.make_dataset()
+    path = f"/api/datasets/{dataset.pk}/validate"
+    answer = factories.make_client("use").post(path, wanted, content_type="application/json")
+    assert (answer.status_code, words in answer.json()["detail"]) == (status, True)
+    dataset.refresh_from_db()
+    assert dataset.job is None
+
+
+def test_a_check_is_refused_where_it_cannot_be_had_now() -> None:
+    rejected = factories.make_dataset(status="rejected")
+    with pytest.raises(ConflictError, match="is rejected; the level deep reads rows that are ready"):
+        datasets.validate(SYSTEM, rejected, "deep")
+    run = factories.make_run("first")
+    with pytest.raises(ConflictError, match=r"Run .* trains on"):
+        datasets.validate(SYSTEM, run.dataset)
+    datasets.validate(SYSTEM, run.dataset, "quick")
+    with pytest.raises(ConflictError, match="is being checked by job"):
+        datasets.validate(SYSTEM, run.dataset, "deep")
+
+
+def test_findings_of_other_levels_join_the_report_and_leave_the_status() -> None:
+    dataset = factories.make_dataset(report=REPORT)
+    datasets.finished(dataset.pk, {"level": "deep", "report": {"rows": 3}})
+    datasets.finished(dataset.pk, {"level": "quick", "report": {"passed": False, "reason": "A reason."}})
+    datasets.failed(dataset.pk, {"message": "It died."}, "deep")
+    dataset.refresh_from_db()
+    assert (dataset.status, dataset.reason, dataset.examples) == ("ready", "", 3)
+    assert dataset.report is not None
+    assert dataset.report["fault_count"] == REPORT["fault_count"]
+    assert dataset.report["deep"]["rows"] == 3
+    assert dataset.report["quick"]["reason"] == "A reason."
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_file_taken_in_quickly_is_checked_wholly_only_when_it_passes(home: Path, passed: bool) -> None:
+    data = factories.jsonl(factories.chat_rows())
+    source = home / "tmp" / "inbox.jsonl"
+    source.write_bytes(data)
+    dataset, _ = datasets.adopt(
+        SYSTEM, source, sha256=hashlib.sha256(data).hexdigest(), filename="inbox.jsonl", name="inbox",
+        eval_fraction=0.1, level="quick",
+    )  # fmt: skip
+    first = dataset.job
+    assert first is not None
+    assert (dataset.status, first.config["level"]) == ("validating", "quick")
+    datasets.finished(dataset.pk, {"level": "quick", "report": {"passed": passed, "reason": "" if passed else "Bad."}})
+    dataset.refresh_from_db()
+    assert (dataset.status, dataset.reason) == (("validating", "") if passed else ("rejected", "Bad."))
+    assert dataset.job is not None
+    assert (dataset.job != first, dataset.job.config["level"]) == (passed, "standard" if passed else "quick")

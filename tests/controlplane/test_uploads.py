@@ -70,7 +70,7 @@ def test_parts_become_a_dataset_that_is_validated(client: Client, home: Path) ->
     assert (dataset.status, dataset.eval_fraction, dataset.created_by) == ("validating", 0.1, "key uploader")
     assert (home / "datasets" / answer["sha256"] / "source.jsonl").read_bytes() == data
     job = Job.objects.get(pk=answer["job_id"])
-    assert (job.kind, job.status, job.config) == ("validate", "pending", {"dataset": dataset.pk})
+    assert (job.kind, job.status, job.config) == ("validate", "pending", {"dataset": dataset.pk, "level": "standard"})
     assert not Upload.objects.exists()
     assert list((home / "tmp" / "uploads").iterdir()) == []
 

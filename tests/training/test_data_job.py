@@ -65,6 +65,34 @@ def test_good_rows_make_it_ready(tmp_path: Path, model: Path) -> None:
     assert report["dropped_keys"] == {"score": 1}
 
 
+def test_quick_looks_and_writes_nothing(tmp_path: Path) -> None:
+    good = make_validation(tmp_path, GOOD * 30, level="quick", filename="chats.jsonl")
+    assert good.run() == 0
+    assert good.result()["level"] == "quick"
+    assert good.result()["report"]["passed"] is True
+    bad = make_validation(tmp_path, b"PK\x03\x04", level="quick", filename="chats.jsonl")
+    assert bad.run() == 0
+    assert bad.result()["report"]["passed"] is False
+    assert bad.result()["report"]["reason"].startswith("chats.jsonl is a zip archive.")
+    assert files_of(tmp_path) == {"source.jsonl"}
+
+
+def test_deep_reads_the_accepted_rows(tmp_path: Path) -> None:
+    missing = make_validation(tmp_path, GOOD * 3, level="deep", examples=3)
+    assert missing.run() == 1
+    assert missing.error().code == "no_rows"
+    assert make_validation(tmp_path, None).run() == 0
+    unknown = make_validation(tmp_path, None, level="deep", examples=3, profile="nobody's")
+    assert unknown.run() == 1
+    assert 'There is no profile "nobody\'s"' in unknown.error().message
+    folder = str(tmp_path / "dataset")
+    attempt = make_validation(tmp_path, None, level="deep", examples=3, profile="plain", eval_folder=folder)
+    assert peak_bytes(attempt) < 2 * MEMORY_LIMIT_BYTES
+    report = attempt.result()["report"]
+    assert (report["near_duplicates"]["count"], report["evaluation"]["count"]) == (2, 3)
+    assert report["profile"]["name"] == "plain"
+
+
 def test_few_faulty_rows_are_skipped_and_said(tmp_path: Path) -> None:
     attempt = make_validation(tmp_path, GOOD * 120 + "oops\n" + GOOD * 79)
     assert attempt.run() == 0

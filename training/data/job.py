@@ -1,5 +1,6 @@
 """The verb `validate`: checks an uploaded dataset and writes `rows.jsonl` and `report.json` beside it.
 
+That is the level `standard`. `quick` looks at a sample of rows, `deep` at what only the whole shows; neither writes.
 Runs as one job process without torch and transformers. Both files appear whole or not at all; a rejected dataset has a
 report and no rows.
 """
@@ -12,6 +13,7 @@ from monitoring.attempt import JobFaultError, run_attempt
 from monitoring.events import Artefact, EventWriter, JobSpec, Phase
 from monitoring.files import replacing, write_json
 from training.data.records import UnreadableSourceError
+from training.data.sampling import quick_report
 from training.data.sources import UNPACKED_PREFIX, opened, recognise
 from training.data.statistics import TokenStatistics, rows_to_count, token_statistics
 from training.data.tokens import NoTokenizerError, TokenCounter
@@ -19,6 +21,7 @@ from training.data.unpacking import Limits
 from training.data.validation import Findings, choose_spec, validate
 from training.interruption import interruptible
 from training.pacing import PacedProgress
+from training.profiles.base import BrokenProfileError, Profile, UnknownProfileError, load_profile
 
 ROWS_FILE = "rows.jsonl"
 REPORT_FILE = "report.json"
@@ -27,13 +30,18 @@ REPORT_FILE = "report.json"
 @dataclass(frozen=True)
 class ValidationConfig:
     """The job's `config`: the fraction of faulty rows that rejects a dataset, how many rows are tokenized, to how many
-    bytes a packed file may unpack, and how its owner calls it."""
+    bytes a packed file may unpack, and how its owner calls it; `examples` and below are for the level deep."""
 
     max_fault_fraction: float = 0.01
     full_token_rows: int = 20_000
     token_sample_rows: int = 5_000
     max_unpacked_bytes: int = 64 << 30
     filename: str = ""
+    level: str = "standard"
+    examples: int = 0
+    eval_fraction: float = 0.05
+    eval_folder: str = ""
+    profile: str = ""
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
@@ -63,12 +71,16 @@ def _work(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]
 
 
 def validate_dataset(spec: JobSpec, events: EventWriter) -> dict[str, Any]:
-    """Validates `spec.inputs.dataset`; returns the values of the `result` event."""
+    """Validates `spec.inputs.dataset` at the level that is asked for; returns the values of the `result` event."""
     config = ValidationConfig.from_json(spec.config)
     if spec.inputs.dataset is None:
         raise JobFaultError("no_dataset", "The job names no dataset.", "Start the validation from the dataset's page.")
     folder = Path(spec.inputs.dataset.path)
     source = _source_of(folder)
+    if config.level == "quick":
+        return _quick(source, config, events)
+    if config.level == "deep":
+        return _deep(folder, config, events)
     _clear_leftovers(folder)
 
     findings, reason, format_name = _check_rows(source, config, events)
@@ -86,6 +98,7 @@ def validate_dataset(spec: JobSpec, events: EventWriter) -> dict[str, Any]:
     write_json(folder / REPORT_FILE, report)
     _tell(findings, reason, events)
     return {
+        "level": "standard",
         "status": report["status"],
         "accepted": findings.accepted,
         "faulty": findings.faulty,
@@ -93,6 +106,45 @@ def validate_dataset(spec: JobSpec, events: EventWriter) -> dict[str, Any]:
         "report": report,
         "reason": report["reason"],
     }
+
+
+def _quick(path: Path, config: ValidationConfig, events: EventWriter) -> dict[str, Any]:
+    """Looks at a sample of the file; writes nothing."""
+    name, limits = config.filename or path.name, Limits(config.max_unpacked_bytes)
+    try:
+        report = quick_report(recognise(path, name, limits), limits, config.max_fault_fraction)
+    except UnreadableSourceError as error:
+        report = {"passed": False, "reason": str(error)}
+    events.log(
+        f"{report['rows']} rows looked at." if report["passed"] else f"Not passed: {report['reason']}",
+        "info" if report["passed"] else "error",
+    )
+    return {"level": "quick", "report": report}
+
+
+def _deep(folder: Path, config: ValidationConfig, events: EventWriter) -> dict[str, Any]:
+    """Looks for what makes a model seem better than it is, in the accepted rows."""
+    from training.data.deep import deep_report  # datasketch and scipy take 50 MB and a second, for this level alone
+
+    rows = folder / ROWS_FILE
+    eval_rows = Path(config.eval_folder) / ROWS_FILE if config.eval_folder else None
+    for path in (rows, *([eval_rows] if eval_rows else [])):
+        if not path.is_file():
+            raise JobFaultError("no_rows", f"There is no {path}.", "Validate that dataset at the level standard first.")
+    progress = PacedProgress(events, "rows", config.examples)
+    report = deep_report(
+        rows, config.examples, eval_fraction=config.eval_fraction, eval_rows=eval_rows, profile=_profile(config),
+        on_rows=lambda done: progress.update(done, "Looking for leaks and doubles"),
+    )  # fmt: skip
+    progress.finish(config.examples, "Looked for leaks and doubles")
+    return {"level": "deep", "report": report}
+
+
+def _profile(config: ValidationConfig) -> Profile | None:
+    try:
+        return load_profile(config.profile) if config.profile else None
+    except (UnknownProfileError, BrokenProfileError) as error:
+        raise JobFaultError("bad_profile", str(error), "Choose another profile.") from error
 
 
 def _source_of(folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
-from training.data.specs import ParsedRow, RowFaultError, check_encodable, parse_row
+from training.data.specs import ParsedRow, RowFaultError, check_encodable, check_length, parse_row
 
 
 class UnreadableSourceError(ValueError):
@@ -37,6 +37,7 @@ def as_row(value: Any) -> ParsedRow | RowFaultError:
     try:
         row = parse_row(value)
         check_encodable(row.example)
+        check_length(row.example)
     except RowFaultError as fault:
         return fault
     return row

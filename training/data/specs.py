@@ -134,23 +134,13 @@ def parse_line(line: bytes) -> ParsedRow:
     row = parse_row(value)
     if b"\\u" in line:
         check_encodable(row.example)
+    if len(line) > LONGEST_EXAMPLE_CHARACTERS:
+        check_length(row.example)
     return row
 
 
 def parse_row(value: object) -> ParsedRow:
     """Maps a row of any known shape. Raises RowFaultError."""
-    row = _shaped(value)
-    length = sum(map(len, texts_of(row.example)))
-    if length > LONGEST_EXAMPLE_CHARACTERS:
-        raise RowFaultError(
-            "example_too_long",
-            f"The example has {length:,} characters, about {length // 4:,} tokens; {LONGEST_EXAMPLE_CHARACTERS:,} "
-            "characters may be. Cut it into several rows.",
-        )
-    return row
-
-
-def _shaped(value: object) -> ParsedRow:
     if not isinstance(value, dict):
         raise RowFaultError(
             "not_an_object", f"The row is {_kind(value)}, not an object. Write each row as one JSON object."
@@ -160,6 +150,17 @@ def _shaped(value: object) -> ParsedRow:
             return _PARSERS[shape](value)
     given = tuple(_short(key)[1:-1] for key in value if value[key] is not None)
     raise RowFaultError("unknown_shape", nearest_spec(given))
+
+
+def check_length(example: Example) -> None:
+    """Raises RowFaultError for an example that no model can read."""
+    length = sum(map(len, texts_of(example)))
+    if length > LONGEST_EXAMPLE_CHARACTERS:
+        raise RowFaultError(
+            "example_too_long",
+            f"The example has {length:,} characters, about {length // 4:,} tokens; {LONGEST_EXAMPLE_CHARACTERS:,} "
+            "characters may be. Cut it into several rows.",
+        )
 
 
 def spec_of(row: ParsedRow) -> SpecName:
@@ -322,6 +323,9 @@ def _text_fault(value: object, name: str) -> RowFaultError:
 
 def _check_conversation(messages: list[Message]) -> None:
     roles = [message["role"] for message in messages]
+    first = 1 if roles[0] == "system" else 0
+    if roles[first : first + 1] == ["user"] and "assistant" in roles and "system" not in roles[1:]:
+        return  # as nearly all are
     if set(roles) == {"system"}:
         raise RowFaultError("only_system", "Only a system message is there. Add what the user and the assistant say.")
     if "assistant" not in roles:

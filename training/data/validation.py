@@ -7,11 +7,13 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, BinaryIO, Final
 
+from training.data.lengths import Lengths, Outliers
 from training.data.records import Reader, Record, UnreadableSourceError
 from training.data.specs import (
+    Message,
     ParsedRow,
     RowFaultError,
     SpecName,
@@ -19,7 +21,6 @@ from training.data.specs import (
     has_answer_markers,
     is_chat,
     spec_of,
-    texts_of,
 )
 from training.data.unpacking import Limits
 
@@ -28,6 +29,7 @@ ROWS_PER_TELLING = 50
 DECIDING_ROWS = 200
 """Whose spec becomes the file's."""
 
+FEW_ANSWERS = 0.05
 DUPLICATE_ROWS_LIMIT = 1_000_000
 """Rows remembered (by a hash each) to find doubles; beyond them doubles are not looked for, and the report says so."""
 
@@ -36,6 +38,9 @@ WARNING_TEXTS: Final[dict[str, str]] = {
     "dropped_keys": "Keys beyond the shape's own are left out.",
     "unanswered_end": "The last message is not the assistant's, so it is not trained on.",
     "repeated_role": "Two messages of one role follow each other; some chat templates refuse that.",
+    "few_answers": "Answers are less than a twentieth of the text: most of what is read is not learned from.",
+    "some_system": "These rows have a system message and the others have none; the model learns both.",
+    "length_outliers": "The row is far longer than the others. What is beyond `max_length` is cut off.",
     "duplicate_rows": "The row stands in the file before. `drop_duplicates` leaves it out of training.",
 }
 """What is accepted but worth knowing: the row is used."""
@@ -64,6 +69,9 @@ class Findings:
     fault_codes: Counter[str] = field(default_factory=Counter)
     shapes: Counter[str] = field(default_factory=Counter)
     roles: Counter[str] = field(default_factory=Counter)
+    role_characters: Counter[str] = field(default_factory=Counter)
+    lengths: Lengths = field(default_factory=Lengths)
+    outliers: Outliers | None = None
     warnings: Counter[str] = field(default_factory=Counter)
     dropped_keys: Counter[str] = field(default_factory=Counter)
 
@@ -106,6 +114,8 @@ class Findings:
             "fault_codes": dict(self.fault_codes.most_common()),
             "shapes": dict(self.shapes.most_common()),
             "roles": dict(self.roles),
+            "role_characters": dict(self.role_characters),
+            "length_outliers": self.outliers,
             "messages": self.messages,
             "characters": self.characters,
             "duplicates": self.duplicates,
@@ -150,14 +160,27 @@ def validate(
         elif isinstance(record.row, ParsedRow):
             mapped = record.data if record.data is not None else _canonical(record.row)
             written += accepted_rows.write(mapped + b"\n")
-            _note_row(findings, record.row)
+            _note_row(findings, record.number, record.row)
             _note_duplicate(findings, seen, mapped)
         if index % ROWS_PER_TELLING == 0:
             on_bytes(reader.position())
             _check_written(written, limits)
-    if len(findings.shapes) > 1:
-        findings.warnings["mixed_shapes"] = findings.accepted
+    _conclude(findings)
     return findings
+
+
+def _conclude(findings: Findings) -> None:
+    """The warnings that only all rows together give."""
+    warnings, characters = findings.warnings, findings.role_characters
+    if len(findings.shapes) > 1:
+        warnings["mixed_shapes"] = findings.accepted
+    if characters and characters["assistant"] < FEW_ANSWERS * characters.total():
+        warnings["few_answers"] = findings.accepted
+    if 0 < findings.roles["system"] < findings.accepted:
+        warnings["some_system"] = findings.roles["system"]
+    findings.outliers = findings.lengths.outliers()
+    if findings.outliers and findings.outliers["count"]:
+        warnings["length_outliers"] = findings.outliers["count"]
 
 
 def _fault_of(record: Record, spec: SpecName | None) -> RowFaultError | None:
@@ -192,22 +215,35 @@ def _note_fault(findings: Findings, number: int, fault: RowFaultError) -> None:
         findings.faults.append(Fault(number, fault.code, fault.message))
 
 
-def _note_row(findings: Findings, row: ParsedRow) -> None:
+def _note_row(findings: Findings, number: int, row: ParsedRow) -> None:
     findings.accepted += 1
     findings.shapes[row.shape] += 1
-    findings.characters += sum(map(len, texts_of(row.example)))
     if row.dropped_keys:
         findings.warnings["dropped_keys"] += 1
         findings.dropped_keys.update(row.dropped_keys)
-    if not is_chat(row.example):
-        return
-    roles = [message["role"] for message in row.example["messages"]]
-    findings.messages += len(roles)
-    findings.roles.update(roles)
-    if roles[-1] != "assistant":
+    example = row.example
+    characters = _note_messages(findings, example["messages"]) if is_chat(example) else len(example["text"])
+    findings.characters += characters
+    findings.lengths.note(number, characters)
+
+
+def _note_messages(findings: Findings, messages: list[Message]) -> int:
+    """Notes the turns of a conversation; returns its characters. One loop: this is met once a message of the file."""
+    roles, role_characters = findings.roles, findings.role_characters
+    characters, before, is_repeated = 0, "", False
+    for message in messages:
+        role, length = message["role"], len(message["content"])
+        roles[role] += 1
+        role_characters[role] += length
+        characters += length
+        is_repeated = is_repeated or role == before
+        before = role
+    findings.messages += len(messages)
+    if before != "assistant":
         findings.warnings["unanswered_end"] += 1
-    if any(one == next_one for one, next_one in pairwise(roles)):
+    if is_repeated:
         findings.warnings["repeated_role"] += 1
+    return characters
 
 
 def _note_duplicate(findings: Findings, seen: set[int], mapped: bytes) -> None:

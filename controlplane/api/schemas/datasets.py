@@ -58,6 +58,22 @@ class Dataset(Schema):
     created_at: str
 
 
+class Validate(Schema):
+    """`level`: quick (a sample of rows), standard (all of them) or deep; `profile` and `eval_dataset` are deep's."""
+
+    level: str = "standard"
+    profile: str = ""
+    eval_dataset: int | None = None
+
+
+class Validation(Schema):
+    """The job that checks; the dataset's `report` has what it found, under `quick` or `deep` for these levels."""
+
+    job_id: int
+    dataset_id: int
+    level: str
+
+
 class DatasetDetail(Dataset):
     """With the report: `faults` [{line, code, message}], `fault_count`, `tokens` and more; None before validation."""
 
