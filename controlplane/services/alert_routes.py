@@ -66,6 +66,7 @@ def create(actor: Actor, wish: RouteWish) -> AlertRoute:
     if not wish.url:
         faults.append(FieldFault("url", "a route needs an address, as in ntfy://HOST/TOPIC"))
     _refuse(faults)
+    _refuse_taken(wish.name)  # before a process is started for it, and again when nobody else can take it
     described = _described(wish.url)
     with transaction.atomic():
         _refuse_taken(wish.name)
@@ -78,6 +79,7 @@ def change(actor: Actor, route_id: int, wish: RouteWish) -> AlertRoute:
     """Changes a route (admin). What waits on one that is switched off is dropped: it would come out of season."""
     route = get(actor, route_id)
     _refuse(_faults(wish))
+    _refuse_taken(wish.name, route_id)
     fields = {**_columns(wish), **({"url": wish.url, "last_error": "", **_described(wish.url)} if wish.url else {})}
     with transaction.atomic():
         _refuse_taken(wish.name, route_id)
@@ -220,7 +222,9 @@ def plan(alert: Alert, *, worse: bool = False) -> None:
         )
         if is_new or not worse:
             continue
-        if told.status == DeliveryStatus.WAITING:
+        if told.status == DeliveryStatus.FAILED:
+            AlertDelivery.objects.filter(pk=told.pk).update(**_anew(due))
+        elif told.status == DeliveryStatus.WAITING:
             AlertDelivery.objects.filter(pk=told.pk, not_before__gt=due).update(not_before=due)
         else:
             _remind(alert, route, due)
@@ -245,7 +249,9 @@ def drop_reminders(alert: Alert) -> None:
 
 
 def plan_reminders() -> None:
-    """A critical alert that nobody has acknowledged is told again every `alerts.remind_minutes`."""
+    """What nobody has acknowledged is told: what was given up is tried again, what is critical is said again every
+    `alerts.remind_minutes`."""
+    _take_up_failed()
     minutes = settings.get("alerts.remind_minutes")
     if not minutes:
         return
@@ -262,8 +268,27 @@ def plan_reminders() -> None:
                 _remind(told.alert, told.route, timezone.now())
 
 
+def _take_up_failed() -> None:
+    """What was given up is tried once more when its last pause is over, and so on for as long as the alert goes on."""
+    now = timezone.now()
+    given_up = AlertDelivery.objects.filter(
+        event=DeliveryEvent.FIRED, status=DeliveryStatus.FAILED, not_before__lte=now, alert__ended_at=None,
+        alert__acknowledged_at=None,
+    ).select_related("alert", "route")  # fmt: skip
+    for told in given_up:
+        if wants(told.route, told.alert):
+            AlertDelivery.objects.filter(pk=told.pk, status=DeliveryStatus.FAILED).update(
+                status=DeliveryStatus.WAITING, not_before=due_at(told.route, told.alert, now)
+            )
+
+
+def _anew(due: datetime) -> dict[str, Any]:
+    """The columns of a delivery that has yet to be tried."""
+    return {"status": DeliveryStatus.WAITING, "tries": 0, "not_before": due, "error": ""}
+
+
 def _remind(alert: Alert, route: AlertRoute, due: datetime) -> None:
-    fields = {"status": DeliveryStatus.WAITING, "tries": 0, "not_before": due, "error": ""}
+    fields = _anew(due)
     mine = AlertDelivery.objects.filter(alert=alert, route=route, event=DeliveryEvent.REMINDER)
     if not mine.exists():
         AlertDelivery.objects.create(alert=alert, route=route, event=DeliveryEvent.REMINDER, **fields)

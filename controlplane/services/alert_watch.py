@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from django.db.models import Max
 from django.utils import timezone
@@ -19,7 +20,7 @@ from controlplane.models import Alert, Attempt, Deployment, Gpu, Host, Job
 from controlplane.models.alerts import RANK, Severity
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Status
-from controlplane.services import alert_routes, alerts, run_alerts, settings
+from controlplane.services import alert_routes, alerts, power, run_alerts, settings
 
 log = logging.getLogger(__name__)
 CALM = timedelta(seconds=20)
@@ -51,16 +52,24 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def look() -> None:
-    """One look at everything. A check that fails doesn't keep the others from being made."""
-    alerts.end_switched_off()
+    """One look at everything. A step that fails doesn't keep the others from being made."""
+    _attempt("ending what is switched off", alerts.end_switched_off)
     for rule, check in CHECKS.items():
-        try:
-            settle(rule, list(check()))
-        except Exception:  # the other rules must be looked at
-            log.exception("the rule %s could not be looked at", rule)
-    fire_failed_engines()
-    run_alerts.end_of_deleted_runs()
-    alert_routes.plan_reminders()
+        _attempt(f"the rule {rule}", partial(_look_at, rule, check))
+    _attempt("the rule engine_failed", fire_failed_engines)
+    _attempt("ending what is open of deleted runs", run_alerts.end_of_deleted_runs)
+    _attempt("planning reminders", alert_routes.plan_reminders)
+
+
+def _attempt(name: str, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except Exception:  # whatever it is, it will be there at the next look too: the other steps can't wait for its end
+        log.exception("a step of looking for alerts failed: %s", name)
+
+
+def _look_at(rule: str, check: Check) -> None:
+    settle(rule, list(check()))
 
 
 def settle(rule: str, findings: list[Finding]) -> None:
@@ -84,6 +93,12 @@ def settle(rule: str, findings: list[Finding]) -> None:
 # --- Hosts and GPUs ---------------------------------------------------------------------------------------------------
 
 
+def _out_of_sight(rule: str, host: Host) -> Iterable[Finding]:
+    """What is open of a host that doesn't answer goes on: nobody can know that it is well."""
+    for alert in Alert.objects.filter(rule=rule, url=_page(host), ended_at=None):
+        yield Finding(alert.subject, alert.severity, alert.message, only_keeps=True)
+
+
 def offline_hosts() -> Iterable[Finding]:
     """Hosts whose agent can't be reached. `fault` is set by the poll alone: a web server that has just started, and
     hasn't asked yet, finds nobody away."""
@@ -95,14 +110,15 @@ def offline_hosts() -> Iterable[Finding]:
             host.name, Severity.CRITICAL,
             f"The agent of {host.name} hasn't answered since {_clock(host.last_seen_at)}: {host.fault}",
             fix="Is the machine up and on the network? systemctl status pilothouse-agent says more there.",
-            url=f"/hosts/{host.name}/",
+            url=_page(host),
         )  # fmt: skip
 
 
 def lost_gpus() -> Iterable[Finding]:
-    """Drivers that don't answer, cards with a fault, cards that are gone, on hosts that can be reached."""
+    """Drivers that don't answer, cards with a fault, cards that are gone."""
     for host in Host.objects.prefetch_related("gpus"):
         if not host.is_online:
+            yield from _out_of_sight("gpu_lost", host)
             continue
         oldest = timezone.now() - timedelta(days=MISSING_GPU_DAYS)
         known = [gpu for gpu in host.gpus.all() if gpu.seen_at > oldest]
@@ -122,7 +138,7 @@ def _deaf_driver(host: Host, known: list[Gpu]) -> Finding | None:
     return Finding(
         f"GPUs of {host.name}", Severity.CRITICAL, f"No GPU of {host.name} can be read since {_clock(began)}: {fault}",
         fix="nvidia-smi and dmesg on the host say more; a driver that hangs needs a reboot.",
-        url=f"/hosts/{host.name}/", only_keeps=timezone.now() - began < PATIENCE,
+        url=_page(host), only_keeps=timezone.now() - began < PATIENCE,
     )  # fmt: skip
 
 
@@ -134,10 +150,9 @@ def _lost_cards(host: Host, known: list[Gpu]) -> Iterable[Finding]:
             continue
         words = fault or f"the driver hasn't named it since {_clock(gpu.seen_at)}."
         yield Finding(
-            f"GPU {gpu.index} on {host.name}", Severity.CRITICAL,
-            f"GPU {gpu.index} ({gpu.name}) on {host.name} is lost: {words}",
+            power.label(gpu), Severity.CRITICAL, f"GPU {gpu.index} ({gpu.name}) on {host.name} is lost: {words}",
             fix="The host's kernel log says why (dmesg, lines with Xid); a card off the bus needs a reboot.",
-            url=f"/hosts/{host.name}/", only_keeps=not fault and timezone.now() - gpu.seen_at < PATIENCE,
+            url=_page(host), only_keeps=not fault and timezone.now() - gpu.seen_at < PATIENCE,
         )  # fmt: skip
 
 
@@ -145,8 +160,11 @@ def full_disks() -> Iterable[Finding]:
     """Disks with a host's home folder that are nearly full."""
     percent, gib = settings.get("alerts.disk_free_percent"), settings.get("alerts.disk_free_gib")
     for host in Host.objects.all():
+        if not host.is_online:
+            yield from _out_of_sight("disk", host)
+            continue
         disk = home_disk(host)
-        if disk is None or not host.is_online:
+        if disk is None:
             continue
         free, limit = disk["total_bytes"] - disk["used_bytes"], max(percent / 100 * disk["total_bytes"], gib * 2**30)
         if free >= DISK_CALM * limit:
@@ -156,7 +174,7 @@ def full_disks() -> Iterable[Finding]:
             f"The disk {disk['mount']} of {host.name} has {free / 2**30:.1f} GiB left of "
             f"{disk['total_bytes'] / 2**30:.0f}: runs stop when they can't write their checkpoints.",
             fix="Delete runs, datasets or models that nobody needs, or give the home folder a larger disk.",
-            url=f"/hosts/{host.name}/", only_keeps=free >= limit,
+            url=_page(host), only_keeps=free >= limit,
         )  # fmt: skip
 
 
@@ -268,6 +286,10 @@ def _end_failed_engines() -> None:
     """Somebody has activated a model since."""
     for subject in Alert.objects.filter(rule="engine_failed", ended_at=None).values_list("subject", flat=True):
         alerts.end("engine_failed", subject)
+
+
+def _page(host: Host) -> str:
+    return f"/hosts/{host.name}/"
 
 
 def _clock(moment: datetime) -> str:

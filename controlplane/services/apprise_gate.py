@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 LOCAL_SERVICES = {
     "syslog": "it writes to the server's own log", "dbus": "it talks to the server's desktop",
@@ -36,6 +36,9 @@ FILE_PARAMETERS = frozenset(
 
 GENERIC_SCHEMES = frozenset({"json", "jsons", "xml", "xmls", "form", "forms", "apprise", "apprises"})
 """Plain web hooks, whose path is often the secret itself; Apprise shows it, we don't."""
+
+NTFY_SCHEMES = frozenset({"ntfy", "ntfys"})
+"""Of ntfy://SERVER/TOPIC the topic is the secret; ntfy://TOPIC is one of the public server's."""
 
 MIN_SECRET_CHARACTERS = 4
 MAX_ERROR_CHARACTERS = 400
@@ -67,22 +70,37 @@ def scrub(text: str, url: str) -> str:
     _, _, host = parts.netloc.rpartition("@")
     pieces = {parts.username or "", parts.password or "", *parts.path.split("/")}
     pieces |= {value for _key, value in parse_qsl(parts.query)}
-    if parts.scheme not in GENERIC_SCHEMES | {"mailto", "mailtos", "ntfy", "ntfys"}:
-        pieces.add(host)  # slack://TOKEN/…: what stands where a host would is a token
+    if parts.scheme in NTFY_SCHEMES:
+        hides_host = not _has_ntfy_server(parts)
+    else:
+        hides_host = parts.scheme not in GENERIC_SCHEMES | {"mailto", "mailtos"}
+    if hides_host:
+        pieces.add(host)  # slack://TOKEN/…, ntfy://TOPIC: what stands where a host would is a secret
     secrets = {form for piece in pieces for form in (piece, unquote(piece)) if len(form) >= MIN_SECRET_CHARACTERS}
     for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+        text = re.sub(re.escape(secret), HIDDEN, text, flags=re.IGNORECASE)  # a host's letters get small on the way
     return text
+
+
+def _has_ntfy_server(parts: SplitResult) -> bool:
+    """Whether an address of ntfy names a server, as Apprise reads it; else all of it are topics of ntfy.sh."""
+    modes = [value.strip().lower() for key, value in parse_qsl(parts.query) if key.lower() == "mode"]
+    if modes:
+        return modes[-1] == "private"
+    is_name = re.fullmatch(r"[a-z0-9][a-z0-9._:-]*", parts.netloc.rpartition("@")[2], re.IGNORECASE) is not None
+    return is_name and bool(parts.path.strip("/"))
 
 
 def mask(url: str, private: str) -> str:
     """Apprise's own masked form without its parameters; no path either where that alone opens the door: of a plain web
-    hook, and of ntfy, whose topics are as good as passwords."""
-    shown = private.partition("?")[0]
+    hook, and of ntfy, whose topics are as good as passwords and stand in the host's place without a server."""
+    shown, _, said = private.partition("?")
     scheme = url.partition("://")[0].strip().lower()
-    if scheme not in GENERIC_SCHEMES | {"ntfy", "ntfys"}:
+    if scheme not in GENERIC_SCHEMES | NTFY_SCHEMES:
         return shown.rstrip("/")
     head, _, rest = shown.partition("://")
+    if scheme in NTFY_SCHEMES and dict(parse_qsl(said)).get("mode") != "private":
+        return f"{head}://{HIDDEN}"
     host, slash, path = rest.partition("/")
     return f"{head}://{host}" + (f"/{HIDDEN}" if slash and path else "")
 
@@ -101,8 +119,12 @@ def describe(url: str) -> dict[str, str]:
 
 
 def send(url: str, title: str, body: str, kind: str, deadline: float) -> dict[str, str]:
-    """Sends one message. `kind`: info, success, warning or failure. Returns {"error"}, empty when it was taken."""
-    from apprise import Apprise
+    """Sends one message. `kind`: info, success, warning or failure. Returns {"error"}, empty when it was taken.
+
+    It is said to be plain text: Apprise takes what doesn't say for the service's own format, and alerts quote names
+    that anybody may choose. Where a service knows no plain text, Apprise escapes it.
+    """
+    from apprise import Apprise, NotifyFormat
 
     described = describe(url)
     if "refused" in described:
@@ -110,7 +132,10 @@ def send(url: str, title: str, body: str, kind: str, deadline: float) -> dict[st
     service, _ = _service(url)
     sender = Apprise(asset=service.asset)
     sender.add(service)
-    result = sender.notify(body=body, title=title, notify_type=kind, timeout=deadline, log_level=logging.WARNING)
+    result = sender.notify(
+        body=body, title=title, notify_type=kind, body_format=NotifyFormat.TEXT, timeout=deadline,
+        log_level=logging.WARNING,
+    )  # fmt: skip
     if result:
         return {"error": ""}
     said = [entry.message for entry in result.logs() if entry.level != "INFO"]

@@ -131,7 +131,7 @@ def _record(route_id: int, delivery_ids: list[int], error: str) -> None:
             for row in rows:
                 _record_failure(row, error)
             AlertRoute.objects.filter(pk=route_id).update(last_error=error)
-        publish("alerts", "delivery", {"route": route_id, "error": error})
+        publish("alerts", "delivery", {"route": route_id})  # all may hear it; what a service says is for admins
     if error:
         log.warning("route %s: %d alerts could not be sent: %s", route_id, len(delivery_ids), error)
 

@@ -32,8 +32,10 @@ PASSED_ON = (
 class Sending:
     """One message on its way."""
 
-    def __init__(self, url: str, title: str, body: str, kind: str, deadline_seconds: float = DEADLINE_SECONDS) -> None:
-        """Starts it. `kind`: info, success, warning or failure (Apprise's words)."""
+    def __init__(self, url: str, title: str, body: str, kind: str, deadline_seconds: float | None = None) -> None:
+        """Starts it. `kind`: info, success, warning or failure (Apprise's words). No deadline: DEADLINE_SECONDS."""
+        if deadline_seconds is None:
+            deadline_seconds = DEADLINE_SECONDS
         asked = {"do": "send", "url": url, "title": title, "body": body, "kind": kind, "deadline": deadline_seconds}
         self.deadline_seconds = deadline_seconds
         self._ends_at = time.monotonic() + deadline_seconds + GRACE_SECONDS

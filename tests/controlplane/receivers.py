@@ -1,9 +1,13 @@
-"""A web hook of the tests' own: what was sent to it, and how it answers. A real HTTP server on the loopback."""
+"""Where alerts arrive in tests: a web hook and a mail server. Real servers on the loopback, that keep what they get."""
 
+import email
 import json
+import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.message import EmailMessage
+from email.policy import default
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -51,12 +55,56 @@ def receiving() -> Iterator[Receiver]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     receiver = Receiver(server.server_address[1])
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    with _serving(server):
+        try:
+            yield receiver
+        finally:
+            receiver.over.set()
+
+
+@contextmanager
+def mail_arriving() -> Iterator[tuple[int, list[EmailMessage]]]:
+    """The port of a mail server that takes everything, and what it has taken, for as long as the block lasts."""
+    mails: list[EmailMessage] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.say("220 ready")
+            for line in self.rfile:
+                word = line[:4].upper()
+                if word == b"EHLO":
+                    self.say("250-here\r\n250 AUTH PLAIN")
+                elif word == b"AUTH":
+                    self.say("235 welcome")
+                elif word == b"DATA":
+                    self.say("354 go on")
+                    mails.append(email.message_from_bytes(self.whole(), policy=default))
+                    self.say("250 taken")
+                elif word == b"QUIT":
+                    return self.say("221 bye")
+                else:
+                    self.say("250 fine")
+            return None
+
+        def whole(self) -> bytes:
+            lines = iter(self.rfile.readline, b".\r\n")
+            return b"".join(line[1:] if line.startswith(b"..") else line for line in lines)
+
+        def say(self, text: str) -> None:
+            self.wfile.write(f"{text}\r\n".encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server, _serving(server):
+        yield server.server_address[1], mails
+
+
+@contextmanager
+def _serving(server: socketserver.TCPServer) -> Iterator[None]:
+    """The server serves in a thread, and looks often whether it may end."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield receiver
+        yield
     finally:
-        receiver.over.set()
         server.shutdown()
         server.server_close()
         thread.join(5)

@@ -1,6 +1,8 @@
 """Routes: which addresses are taken, what may be shown of them, what a route may not be."""
 
+import json
 import subprocess
+import sys
 from datetime import time
 from typing import Any
 
@@ -41,6 +43,10 @@ def test_addresses_of_the_network_are_taken(url: str) -> None:
         ("json://u:hidden@h/a/token%20one?k=value", "h said token one, token%20one, value, hidden", "h said"),
         (SLACK, "Slack: T1JJ3T3L2 A1BRTD4JD TIiajkdnlazkcOXrIdevi7FQ", "Slack"),
         ("mailto://user:hidden@mail.example?to=a@b.c", "mail.example refused hidden", "mail.example refused"),
+        ("ntfy://My-hidden-topic", "ntfy: no my-hidden-topic, My-hidden-topic", "ntfy: no"),
+        ("ntfy://hidden-one/hidden-two?mode=Cloud", "ntfy: no hidden-one, hidden-two", "ntfy: no"),
+        ("ntfy://-hidden-one/hidden-two", "ntfy: no -hidden-one, hidden-two", "ntfy: no"),
+        ("ntfy://ntfy.local:8080/hidden-one", "ntfy.local:8080 has no hidden-one", "ntfy.local:8080 has no"),
     ],
 )
 def test_what_a_service_says_is_cleaned_of_the_secrets_of_its_address(url: str, said: str, clean: str) -> None:
@@ -56,6 +62,10 @@ def test_what_a_service_says_is_cleaned_of_the_secrets_of_its_address(url: str, 
         ("json://h:1/hook/secret", "json://h:1/hook/secret?method=POST", "json://h:1/****"),
         ("jsons://u:p@h", "jsons://u:****@h/?method=POST", "jsons://u:****@h"),
         (SLACK, "slack://T...2/A...D/T...Q//?image=yes", "slack://T...2/A...D/T...Q"),
+        ("ntfy://u:p@h/secret", "ntfy://u:****@h/secret?priority=3&mode=private", "ntfy://u:****@h/****"),
+        ("ntfy://my-secret-topic", "ntfys://my-secret-topic?priority=3&mode=cloud", "ntfys://****"),
+        ("ntfy://one/two?mode=cloud", "ntfys://one/two?priority=3&mode=cloud", "ntfys://****"),
+        ("ntfys://ntfy.sh/secret", "ntfys://secret?priority=3&mode=cloud", "ntfys://****"),
     ],
 )
 def test_what_may_be_shown_of_an_address(url: str, private: str, shown: str) -> None:
@@ -65,8 +75,17 @@ def test_what_may_be_shown_of_an_address(url: str, private: str, shown: str) -> 
 def test_apprise_describes_an_address_in_a_process_of_its_own() -> None:
     described = sending.describe(SLACK)
     assert described == {"service": "Slack", "masked_url": "slack://T...2/A...D/T...Q"}
-    assert "no service called nonsense://" in sending.describe("nonsense://x")["refused"]
-    assert "Apprise can't use this address" in sending.describe("schan://")["refused"]
+
+
+def test_what_apprise_says_of_addresses() -> None:
+    """In one process for all of them: Apprise changes for good in the one that asks it."""
+    urls = ["ntfy://my-secret-topic", "ntfy://h/secret", "nonsense://x", "schan://"]
+    ask = f"import json; from {sending.GATE} import describe; print(json.dumps([describe(url) for url in {urls}]))"
+    said = subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, timeout=60).stdout
+    topic, server, nonsense, unfinished = json.loads(said)
+    assert (topic["masked_url"], server["masked_url"]) == ("ntfys://****", "ntfy://h/****")
+    assert "no service called nonsense://" in nonsense["refused"]
+    assert "Apprise can't use this address" in unfinished["refused"]
 
 
 def test_a_process_that_dies_is_told_of_and_not_taken_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,13 +98,15 @@ def test_such_a_process_knows_no_secret_of_ours(monkeypatch: pytest.MonkeyPatch)
     seen: dict[str, Any] = {}
     start = subprocess.Popen
 
-    def noting(arguments: list[str], **options: Any) -> Any:
-        seen.update(options["env"], arguments=" ".join(arguments))
-        return start(arguments, **options)
+    def telling(arguments: list[str], **options: Any) -> Any:
+        seen["arguments"] = arguments
+        tell = "import json, os, sys; sys.stdin.read(); print(json.dumps(dict(os.environ)))"
+        return start([sys.executable, "-c", tell], **options)
 
     monkeypatch.setenv("HF_TOKEN", "hub-secret")
-    monkeypatch.setattr(subprocess, "Popen", noting)
-    sending.describe(SLACK)
+    monkeypatch.setattr(subprocess, "Popen", telling)
+    seen["environment"] = sending.describe(SLACK)
+    assert "PATH" in seen["environment"]
     assert "hub-secret" not in str(seen)
     assert "TIiajkdnlazkcOXrIdevi7FQ" not in str(seen)
 
@@ -146,13 +167,14 @@ def test_an_address_that_apprise_refuses_makes_no_route() -> None:
 
 @pytest.mark.django_db
 @pytest.mark.usefixtures("no_process")
-def test_names_are_taken_once() -> None:
+def test_names_are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     first = alert_routes.create(SYSTEM, RouteWish("x", "json://h/x"))
     other = alert_routes.create(SYSTEM, RouteWish("y", "json://h/x"))
+    monkeypatch.setattr(sending, "describe", lambda _url: pytest.fail("no process is started for it"))
     with pytest.raises(ConflictError):
         alert_routes.create(SYSTEM, RouteWish("x", "json://h/x"))
     with pytest.raises(ConflictError):
-        alert_routes.change(SYSTEM, other.pk, RouteWish.of(other, name="x"))
+        alert_routes.change(SYSTEM, other.pk, RouteWish.of(other, name="x", url="json://h/y"))
     alert_routes.change(SYSTEM, first.pk, RouteWish.of(first))
 
 

@@ -1,5 +1,7 @@
 """Alerts on their way: to a real web hook through Apprise's own process, or not, and why."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime, time, timedelta
 from typing import Any
@@ -8,12 +10,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.utils import timezone
 
-from controlplane.models import AlertDelivery, AlertRoute, AuditLine
+from controlplane.models import AlertDelivery, AlertRoute, AuditLine, LiveMessage
 from controlplane.models.access import SYSTEM
 from controlplane.models.alerts import DeliveryEvent, DeliveryStatus
 from controlplane.services import alert_routes, alert_rules, alerts, notifications, sending, settings
 from controlplane.services.alert_routes import RouteWish
-from tests.controlplane.receivers import Receiver, receiving
+from tests.controlplane.receivers import Receiver, mail_arriving, receiving
 from tests.product import wait_for
 
 pytestmark = pytest.mark.django_db
@@ -32,17 +34,19 @@ def receiver() -> Iterator[Receiver]:
 
 
 class PostBox:
-    """Takes every message at once, without a process: for tests of what is sent when."""
+    """Takes every message at once, without a process, or `refuses` all: for tests of what is sent when."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, str]] = []
+        self.refuses = ""
 
     def __call__(self, _url: str, title: str, body: str, kind: str) -> "PostBox":
-        self.messages.append({"title": title, "message": body, "type": kind})
+        if not self.refuses:
+            self.messages.append({"title": title, "message": body, "type": kind})
         return self
 
     def error(self) -> str:
-        return ""
+        return self.refuses
 
     @property
     def titles(self) -> list[str]:
@@ -166,9 +170,103 @@ def test_after_many_tries_it_is_given_up_and_the_pauses_grow(post_box: PostBox) 
     assert states() == [("fired", "failed")], "nobody hears of the end of what they never heard of"
 
 
+def give_up(post_box: PostBox) -> None:
+    """As many tries as it takes until what is due counts as failed; the service is well again afterwards."""
+    post_box.refuses = "It did not answer."
+    for _ in range(notifications.MAX_TRIES):
+        deliver()
+        shift(hours=1)
+    assert {status for _event, status in states()} == {"failed"}
+    post_box.refuses = ""
+
+
+@pytest.mark.parametrize("minutes", [60, 0])
+def test_what_was_given_up_is_tried_again_for_as_long_as_it_goes_on(post_box: PostBox, minutes: float) -> None:
+    make_route()
+    settings.put(SYSTEM, "alerts.remind_minutes", minutes)
+    alerts.fire("gpu_lost", "GPU 0", "critical", "Gone.")
+    alerts.fire("disk", "/", "warning", "Little room.")
+    give_up(post_box)
+    post_box.refuses = "Still away."
+    alert_routes.plan_reminders()
+    deliver()
+    assert states() == [("fired", "failed")] * 2
+    alert_routes.plan_reminders()
+    assert states() == [("fired", "failed")] * 2, "not before its time"
+    shift(hours=1)
+    post_box.refuses = ""
+    alert_routes.plan_reminders()
+    deliver()
+    assert post_box.titles == ["Pilothouse: 2 alerts (1 critical, 1 warning)"]
+    alerts.end("gpu_lost", "GPU 0")
+    deliver()
+    assert post_box.titles[1:] == ["Pilothouse: [over] GPU lost: GPU 0"]
+
+
+def test_what_was_given_up_rests_where_nobody_would_miss_it(post_box: PostBox) -> None:
+    route = make_route()
+    seen = alerts.fire("gpu_lost", "GPU 0", "critical", "Gone.")
+    alerts.fire("gpu_lost", "GPU 1", "critical", "Gone.")
+    alerts.fire("disk", "/", "warning", "Little room.")
+    give_up(post_box)
+    alerts.acknowledge(SYSTEM, seen.pk)
+    alerts.end("gpu_lost", "GPU 1")
+    AlertRoute.objects.filter(pk=route.pk).update(minimum_severity="critical")
+    alert_routes.plan_reminders()
+    assert states() == [("fired", "failed")] * 3
+
+
+def test_what_was_given_up_and_is_not_critical_waits_for_the_end_of_the_quiet_hours(post_box: PostBox) -> None:
+    make_route()
+    alerts.fire("disk", "/", "warning", "Little room.")
+    give_up(post_box)
+    AlertRoute.objects.update(**hours_around_now())
+    alert_routes.plan_reminders()
+    deliver()
+    assert states() == [("fired", "waiting")]
+    assert post_box.messages == []
+
+
+def test_what_was_given_up_and_gets_critical_is_told_at_once_and_so_is_its_end(post_box: PostBox) -> None:
+    make_route()
+    alerts.fire("disk", "/", "warning", "5 GiB left.")
+    give_up(post_box)
+    alerts.fire("disk", "/", "critical", "1 GiB left.")
+    deliver()
+    assert post_box.titles == ["Pilothouse: [critical] Disk nearly full: /"]
+    alerts.end("disk", "/")
+    deliver()
+    assert post_box.titles[1:] == ["Pilothouse: [over] Disk nearly full: /"]
+
+
+def test_pages_hear_that_something_was_sent_or_not_and_nothing_of_the_route(post_box: PostBox) -> None:
+    """Everybody who may read hears the topic; routes, and what their services say, are the admins' to see."""
+    route = make_route()
+    alerts.fire("disk", "/", "warning", "Little room.")
+    post_box.refuses = "Connection to intranet-host:8443 refused."
+    deliver()
+    told = LiveMessage.objects.filter(topic="alerts", kind="delivery").values_list("data", flat=True)
+    assert list(told) == [{"route": route.pk}]
+    assert "intranet-host" in AlertRoute.objects.get().last_error
+
+
+def test_a_mail_is_plain_text_with_its_lines_whatever_a_run_is_called() -> None:
+    with mail_arriving() as (port, mails):
+        make_route(f"mailto://user:hidden@127.0.0.1:{port}?from=panel@example.org&to=watch@example.org&mode=insecure")
+        alerts.fire(
+            "run_failed", "run 7", "warning", "Run 7 “<img src=http://evil.example/x>” has failed.", fix="Try\nagain."
+        )
+        deliver()
+    assert states() == [("fired", "sent")], AlertDelivery.objects.get().error
+    (mail,) = mails
+    assert [part.get_content_type() for part in mail.walk()] == ["text/plain"]
+    lines = mail.get_content().splitlines()
+    assert lines[:3] == ["Run 7 “<img src=http://evil.example/x>” has failed.", "Try", "again."]
+    assert lines[3].startswith("Since ")
+
+
 def test_a_hung_receiver_holds_up_nobody_and_is_ended(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "DEADLINE_SECONDS", 1.0)
-    monkeypatch.setattr(sending, "GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(sending, "DEADLINE_SECONDS", 0.5)
     with receiving() as hung:
         hung.hangs = True
         make_route(hung.url, "hung")
@@ -179,7 +277,17 @@ def test_a_hung_receiver_holds_up_nobody_and_is_ended(receiver: Receiver, monkey
         deliver()
     hung_row = AlertDelivery.objects.get(route__name="hung")
     assert (hung_row.status, AlertDelivery.objects.get(route__name="well").status) == ("waiting", "sent")
-    assert hung_row.error
+    assert "did not finish" in hung_row.error, hung_row.error
+
+
+def test_a_process_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where neither Apprise's own limit nor its alarm has ended it."""
+    start = subprocess.Popen
+    sleeping = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(subprocess, "Popen", lambda _arguments, **options: start(sleeping, **options))
+    monkeypatch.setattr(sending, "GRACE_SECONDS", 0.1)
+    message = sending.Sending("json://h/x", "t", "b", "info", 0.1)
+    assert wait_for("its end", message.error, 10) == "The service did not answer within 0.1 s."
 
 
 def test_an_alert_that_is_over_before_it_could_be_told_is_one_message(post_box: PostBox) -> None:
@@ -330,7 +438,7 @@ def test_a_warning_that_was_told_and_gets_critical_is_told_again(post_box: PostB
 
 
 def test_the_test_button_sends_a_real_message_and_says_what_became_of_it(receiver: Receiver) -> None:
-    route = alert_routes.create(SYSTEM, RouteWish("hook", receiver.url))
+    route = make_route(receiver.url)
     outcome = notifications.test(SYSTEM, route.pk)
     assert (outcome["sent"], outcome["error"]) == (True, "")
     assert receiver.titles == ["Pilothouse: test"]

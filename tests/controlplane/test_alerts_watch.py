@@ -11,7 +11,7 @@ from controlplane.models import Alert, Attempt, Deployment, Gpu, Host, Job
 from controlplane.models.access import SYSTEM
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Status
-from controlplane.services import alert_rules, alert_watch, alerts, settings
+from controlplane.services import alert_routes, alert_rules, alert_watch, alerts, run_alerts, settings
 from tests import factories
 
 pytestmark = pytest.mark.django_db
@@ -135,6 +135,36 @@ def test_a_host_that_never_had_a_card_has_lost_none_and_neither_has_one_that_is_
     away = factories.make_host("away", gpus=1, online=False)
     change_reading(away, gpus=[])
     Gpu.objects.update(seen_at=ago(60))
+    assert look() == []
+
+
+def test_what_is_open_of_a_host_goes_on_while_the_host_does_not_answer_and_is_not_told_again() -> None:
+    host = factories.make_host("tower", gpus=2)
+    cards = [{**host.reading["gpus"][0], "fault": "GPU is lost."}, host.reading["gpus"][1]]
+    Host.objects.filter(pk=host.pk).update(facts={**host.facts, "home": "/data/pilothouse"})
+    change_reading(host, gpus=cards)
+    set_disk(host, 12)
+    open_now = [("disk", "/data on tower", "critical"), ("gpu_lost", "GPU 0 on tower", "critical")]
+    assert look() == open_now
+    Host.objects.filter(pk=host.pk).update(last_seen_at=ago(50))
+    for _ in range(2):
+        be_calm()
+        assert look() == open_now, "nobody knows that it is well"
+    Host.objects.filter(pk=host.pk).update(last_seen_at=timezone.now())
+    assert look() == open_now
+    assert Alert.objects.count() == 2
+    change_reading(host, gpus=[{**cards[0], "fault": None}, cards[1]])
+    set_disk(host, 500)
+    be_calm()
+    assert look() == []
+
+
+def test_what_is_open_of_a_host_that_was_removed_is_over() -> None:
+    host = factories.make_host("tower", gpus=1)
+    change_reading(host, gpus=[{**host.reading["gpus"][0], "fault": "GPU is lost."}])
+    assert look() == [("gpu_lost", "GPU 0 on tower", "critical")]
+    host.delete()
+    be_calm()
     assert look() == []
 
 
@@ -279,6 +309,31 @@ def test_a_check_that_fails_does_not_keep_the_others_from_being_made(
     factories.make_host("tower", fault="Away.", last_seen_at=ago(100))
     assert look() == [("host_offline", "tower", "critical")]
     assert "gpu_lost" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("module", "step", "still_open"),
+    [
+        (alerts, "end_switched_off", {"host_offline", "engine_failed", "power_drift"}),
+        (alert_watch, "fire_failed_engines", {"host_offline"}),
+        (run_alerts, "end_of_deleted_runs", {"host_offline", "engine_failed", "run_failed"}),
+        (alert_routes, "plan_reminders", {"host_offline", "engine_failed"}),
+    ],
+)
+def test_a_step_that_fails_does_not_keep_the_others_from_being_made(
+    module: Any, step: str, still_open: set[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("a row of another kind")
+
+    factories.make_host("tower", fault="Away.", last_seen_at=ago(100))
+    factories.make_deployment(factories.make_model("talker"), status=DeploymentStatus.FAILED, ended_at=ago(1))
+    Alert.objects.create(rule="run_failed", subject="run 99", severity="warning", message="Of a run that is gone.")
+    Alert.objects.create(rule="power_drift", subject="GPU 0", severity="warning", message="Of a rule that is off.")
+    settings.put(SYSTEM, alert_rules.OFF, "power_drift")
+    monkeypatch.setattr(module, step, broken)
+    assert {rule for rule, _subject, _severity in look()} == still_open
+    assert "a row of another kind" in caplog.text
 
 
 def test_a_rule_that_is_switched_off_looks_in_vain() -> None:

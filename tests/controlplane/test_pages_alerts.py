@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 from pytest_django import Settings
 
 from controlplane.models import Alert, AlertRoute
@@ -67,8 +68,8 @@ def test_the_navigation_counts_what_nobody_has_seen() -> None:
 
 
 def test_the_history_is_filtered_and_paged() -> None:
-    for number in range(33):
-        alerts.fire("run_finished", f"run {number}", "info", "Done.")
+    over = {"rule": "run_finished", "severity": "info", "message": "Done.", "ended_at": timezone.now()}
+    Alert.objects.bulk_create(Alert(subject=f"run {number}", **over) for number in range(33))
     alerts.fire("disk", "/", "warning", "Little room.")
     alerts.end("disk", "/")
     client = client_of("read")
