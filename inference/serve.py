@@ -68,7 +68,7 @@ def serve(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]
     signals = StopSignals()
     listener = _listener()
     try:
-        profile = _profile(options)
+        profile = _profile(options, events)
         loaded, engine = _engine(spec, options, profile, events)
         signals.is_loading = False
     except StoppedWhileLoadingError:
@@ -159,12 +159,19 @@ def _listener() -> socket.socket:
     return listener
 
 
-def _profile(options: ServeOptions) -> Profile:
+def _profile(options: ServeOptions, events: EventWriter) -> Profile:
+    """The profile that the model was trained in; another version of it serves, and the log says so."""
     wanted = options.profile
     try:
-        return load_profile(wanted.name, system_prompt=wanted.system_prompt, options=wanted.options)
+        profile = load_profile(wanted.name, system_prompt=wanted.system_prompt, options=wanted.options)
     except (UnknownProfileError, BrokenProfileError) as error:
         raise JobFaultError("profile_unknown", str(error), "Install the package that brings the profile.") from error
+    if wanted.version not in ("", profile.version):
+        events.log(
+            f"trained with version {wanted.version} of the profile {wanted.name}, served with {profile.version}",
+            "warning",
+        )
+    return profile
 
 
 def _engine(

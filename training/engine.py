@@ -48,6 +48,7 @@ class TrainingResult:
     ended_early: bool
     skipped_examples: int
     model: ModelFacts
+    profile: dict[str, str]
 
     def to_values(self) -> dict[str, Any]:
         """The values of the `result` event."""
@@ -64,6 +65,7 @@ class TrainingResult:
             "examples": self.run.examples,
             "skipped_examples": self.skipped_examples,
             "model": dict(self.model),
+            "profile": self.profile,
         }
 
 
@@ -119,6 +121,7 @@ class TrainerEngine:
             ended_early=schedule.ended_early,
             skipped_examples=split.skipped(),
             model=facts,
+            profile={"name": profile.name, "version": profile.version},
         )
 
     # --- Before the first step ---

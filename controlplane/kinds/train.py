@@ -119,7 +119,9 @@ class TrainKind(JobKind):
         if not described:
             model.delete()
             return
-        LanguageModel.objects.filter(pk=model.pk).update(checkpoint_step=result.get("steps"))
+        LanguageModel.objects.filter(pk=model.pk).update(
+            checkpoint_step=result.get("steps"), profile={**model.profile, **result.get("profile", {})}
+        )
         models.fetched(str(model.uuid), described)
         publish(f"run:{run.pk}", "status", {**run_facts.status(run), "model": model.name})
 

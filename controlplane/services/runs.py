@@ -20,7 +20,7 @@ __all__ = [
     "stop",
 ]  # fmt: skip
 from training.config.loader import ConfigError, parse_config, to_dict
-from training.profiles.base import UnknownProfileError, load_profile
+from training.profiles.base import BrokenProfileError, UnknownProfileError, load_profile
 
 MAX_POINTS = 20_000
 
@@ -98,9 +98,12 @@ def _whole_config(given: dict[str, Any], data: Dataset, model: LanguageModel, pr
         faults = tuple(FieldFault(f"config.{fault.path}", fault.message) for fault in error.faults)
         raise InvalidInputError("; ".join(f"{fault.path}: {fault.message}" for fault in faults), faults) from error
     try:
-        load_profile(parsed.profile.name)
+        asked = parsed.profile
+        load_profile(asked.name, system_prompt=asked.system_prompt, options=asked.options)
     except UnknownProfileError as error:
         raise InvalidInputError(str(error), (_fault("profile", str(error)),)) from error
+    except BrokenProfileError as error:
+        raise InvalidInputError(str(error), (_fault("config.profile.options", str(error)),)) from error
     whole = to_dict(parsed)
     _refuse_contradictions(whole, data, model)
     return whole
