@@ -19,6 +19,10 @@ TERM_GRACE_SECONDS = 4.0
 KILL_GRACE_SECONDS = 2.0
 """With the deadline of a reading before it, an end is answered within ten seconds."""
 
+HOST_PID_NAMESPACE = "pid:[4026531836]"
+"""The kernel's first one (PROC_PID_INIT_INO), in whose numbers NVML counts. A container has one of its own, mostly."""
+
+DEVICES = Path("/dev")
 TICK_SECONDS = 0.02
 MOST_KNOWN = 512
 
@@ -80,6 +84,8 @@ class ProcessWatch:
             known = self._known.get(pid)
         if known is not None and known.start_ticks == identity.start_ticks:
             return known
+        if not _can_be_on_gpu(pid):
+            return None
         known = _read(identity, self._home)
         with self._lock:
             if len(self._known) >= MOST_KNOWN:
@@ -98,6 +104,20 @@ class ProcessWatch:
         with self._lock:
             self._jobs[pid] = (start_ticks, leaders, job_id)
         return job_id
+
+
+def _can_be_on_gpu(pid: int) -> bool:
+    """False where NVML's number is surely another process here: nothing of NVIDIA's is open in it.
+
+    Told in a container alone, and of what can be read: another user's process may be anything, and can't be ended.
+    """
+    if str(Path("/proc/self/ns/pid").readlink()) == HOST_PID_NAMESPACE or not any(DEVICES.glob("nvidia*")):
+        return True
+    try:
+        files = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return True
+    return any(file.startswith(f"{DEVICES}/nvidia") for file in files)
 
 
 def _read(identity: ProcessIdentity, home: str) -> _Known:

@@ -47,6 +47,7 @@ def _host(host: Host) -> dict[str, Any]:
     skew, most = host.clock_skew_seconds, settings.get("hosts.max_clock_skew_seconds")
     return {
         "host": host, "cards": cards, "running": running, "processes": list(processes(host, cards)),
+        "untold": [card.untold for card in cards if card.untold],
         "signature": signature(host.reading), "charts": charts(host, [card.gpu for card in cards]),
         "gpu_fault_since": None if since is None else datetime.fromtimestamp(since, UTC),
         "max_clock_skew": most, "is_clock_off": skew is not None and abs(skew) > most,

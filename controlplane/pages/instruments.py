@@ -30,12 +30,14 @@ SLOW_FIGURES = (
 class Owner:
     """A part of a memory bar: `start` and `share` in percent of the whole, `mark` the colour's class.
 
+    `bytes` None, and no share of the bar: the driver doesn't tell how much it is.
+
     `ownerless`: the process, where no live job owns it.
     """
 
     label: str
     url: str
-    bytes: int
+    bytes: int | None
     start: float
     share: float
     mark: str
@@ -72,6 +74,20 @@ class GpuCard:
     def holders(self) -> str:
         """Who held memory when this was drawn, and what was wrong: the card is drawn anew when that changes."""
         return f"{holders(self.reading)}|{self.reading.get('fault') or ''}"
+
+    @property
+    def clamped(self) -> str:
+        """That its limit isn't what its profile asks for, since the card's range ends before."""
+        return power.clamped_words(self.gpu)
+
+    @property
+    def untold(self) -> str:
+        """Why nobody knows who holds its memory; empty where that is told."""
+        if fault := self.reading.get("fault"):
+            return f"Who holds memory of GPU {self.gpu.index} isn't known: {fault}"
+        if "processes" in (self.reading.get("unsupported") or ()):
+            return f"GPU {self.gpu.index} doesn't tell which processes hold its memory."
+        return ""
 
     @property
     def notes(self) -> list[Note]:
@@ -170,24 +186,22 @@ def _role(titles: dict[int, tuple[str, str, str]]) -> str:
 def _owners(host: Host, gpu: Gpu, titles: dict[int, tuple[str, str, str]]) -> list[Owner]:
     reading = gpu.reading
     total, used = reading.get("memory_total_bytes"), reading.get("memory_used_bytes")
-    if not total:
-        return []
-    parts: list[tuple[str, str, int, str, Ownerless | None]] = []
+    parts: list[tuple[str, str, int | None, str, Ownerless | None]] = []
     marks = iter(("s1", "s2", "s3", "s1", "s2", "s3"))
     for item in reading.get("processes") or []:
-        size = item["memory_used_bytes"] or 0
+        size = item["memory_used_bytes"]
         if item["job_id"] is None:
             label = f"{item['command'][:40] or 'a process'} (pid {item['pid']})"
             parts.append((label, "", size, "unowned", gpu_processes.ownerless(host, gpu, item)))
         else:
             _, label, url = titles.get(item["job_id"], ("", f"job {item['job_id']}", ""))
             parts.append((label, url, size, next(marks, "other"), None))
-    rest = (used or 0) - sum(size for _, _, size, _, _ in parts)
+    rest = 0 if used is None else used - sum(size or 0 for _, _, size, _, _ in parts)
     if rest > NEGLIGIBLE_BYTES:
         parts.append(("driver and others", "", rest, "other", None))
     owners, start = [], 0.0
     for label, url, size, mark, nobodys in parts:
-        share = round(100 * size / total, 2)
+        share = round(100 * size / total, 2) if size and total else 0.0
         owners.append(Owner(label, url, size, round(start, 2), share, mark, nobodys))
         start += share
     return owners

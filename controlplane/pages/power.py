@@ -23,6 +23,7 @@ from controlplane.pages.power_notes import Note, notes
 from controlplane.pages.topics import mark
 from controlplane.services import hosts, power, schedules, settings, thermal
 
+NOT_KNOWN = "not known"
 HEAT_WORDS = ("cool", "power stepped down", "new jobs wait", "runs paused")
 HEAT_TONES = ("ok", "warn", "warn", "bad")
 
@@ -37,6 +38,7 @@ class PowerCard:
     answer: Mapping[str, Any]
     persistence: Mapping[str, Any]
     notes: list[Note]
+    clamped: str
     heat: str
     heat_tone: str
     paused: list[Job]
@@ -77,8 +79,13 @@ def set_profile(request: HttpRequest) -> HttpResponse:
     """Sets a profile on all GPUs, one host's (`host`), or one (`gpu`); shows what was read back of each."""
     host, gpu = _scope(request)
     outcomes = power.request(actor(request), request.POST.get("profile", ""), host=host, gpu=gpu)
-    said = [(item, f"{item['power_limit_w']:g} W") for item in outcomes if item["power_limit_w"] is not None]
+    said = [(item, _limit_words(item)) for item in outcomes if item["power_limit_w"] is not None]
     return _after_press(request, said, [item for item in outcomes if item["power_limit_w"] is None])
+
+
+def _limit_words(outcome: power.Outcome) -> str:
+    gpu = Gpu.objects.filter(host__name=outcome["host"], uuid=outcome["uuid"]).first()
+    return (power.clamped_words(gpu) if gpu else "") or f"{outcome['power_limit_w']:g} W"
 
 
 @require_POST
@@ -157,7 +164,7 @@ def rules(request: HttpRequest) -> HttpResponse:
             for key, value in form.cleaned_data.items():
                 if settings.get(key) != value:
                     settings.put(actor(request), key, value)
-        messages.success(request, "Saved. It holds from the next job on.")
+        messages.success(request, "Saved. Counts hold from the next job on, the rest within a minute.")
         return redirect("power")
     return _page(request, rules_form=form)
 
@@ -229,12 +236,21 @@ def _common(gpus: Iterable[Gpu]) -> str:
 def _card(gpu: Gpu) -> PowerCard:
     watts, heat = power.profiles(gpu), gpu.heat or {}
     buttons = [PowerButton(name, watts[name], gpu.power_profile == name) for name in power.PROFILES]
+    heat_words, heat_tone = _heat(gpu)
     return PowerCard(
         gpu=gpu, reading=gpu.reading, buttons=buttons, answer=gpu.power_answer or {},
-        persistence=power.persistence_facts(gpu), notes=notes(gpu), heat=HEAT_WORDS[gpu.heat_level],
-        heat_tone=HEAT_TONES[gpu.heat_level],
+        persistence=power.persistence_facts(gpu), notes=notes(gpu),
+        clamped=power.clamped_words(gpu), heat=heat_words, heat_tone=heat_tone,
         paused=list(Job.objects.filter(pk__in=heat.get("paused_jobs", [])).select_related("run")),
     )  # fmt: skip
+
+
+def _heat(gpu: Gpu) -> tuple[str, str]:
+    """How hot it is, in a word and a colour. Not known is not cool; what the guard holds, it holds."""
+    is_told = gpu.reading.get("temperature_celsius") is not None and not gpu.reading.get("fault")
+    if gpu.heat_level == 0 and not is_told:
+        return NOT_KNOWN, "idle"
+    return HEAT_WORDS[gpu.heat_level], HEAT_TONES[gpu.heat_level]
 
 
 def _places() -> list[tuple[str, str]]:

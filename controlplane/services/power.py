@@ -138,6 +138,19 @@ def expected_watts(gpu: Gpu) -> float | None:
     return min(known, default=None)
 
 
+def clamped_words(gpu: Gpu) -> str:
+    """That its profile's watts lie outside the card's range: "set to 366 W, the card's most (asked 400 W)". Or ""."""
+    profile, answer = PROFILES.get(gpu.power_profile), gpu.power_answer or {}
+    if profile is None or not answer.get("set") or answer.get("profile") != profile.name:
+        return ""
+    asked, given = wanted_watts(gpu, profile), wished_watts(gpu)
+    if answer.get("clamped") and not answer.get("reason"):  # by the agent; with a reason the thermal guard holds it
+        given = answer.get("applied_watts")
+    if asked is None or given is None or abs(asked - given) <= TOLERANCE_WATTS:
+        return ""
+    return f"set to {given:g} W, the card's {'most' if given < asked else 'least'} (asked {asked:g} W)"
+
+
 def concurrent_limits() -> dict[str, int]:
     """How many training runs one GPU takes at the same time while each profile is in force."""
     values = settings.effective()

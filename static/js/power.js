@@ -1,6 +1,6 @@
 // Figures of the page Power and heat, moved by telemetry. Buttons, drift and heat are drawn anew by fragments.js.
 import { on } from "./live.js";
-import { count, figure } from "./format.js";
+import { DASH, count, figure } from "./format.js";
 
 const latest = new Map();
 const WORDS = { power_limit_watts: count, power_draw_watts: count, temperature_celsius: (value) => figure(value, 3) };
@@ -13,18 +13,19 @@ function paint() {
   const shown = [];
   for (const row of document.querySelectorAll("[data-power-gpu]")) {
     const gpu = latest.get(row.dataset.powerGpu);
-    if (!gpu) return;
+    if (!gpu) continue; // of a host that is away
     shown.push(gpu);
     for (const [name, words] of Object.entries(WORDS)) put(row.querySelector(`[data-figure="${name}"]`), words(gpu[name]));
   }
+  if (!shown.length) return;
   const known = (name) => shown.map((gpu) => gpu[name]).filter((value) => typeof value === "number");
   for (const place of document.querySelectorAll("[data-sum]")) {
     const values = known(place.dataset.sum);
-    if (values.length) put(place, count(values.reduce((sum, value) => sum + value, 0)));
+    put(place, values.length ? count(values.reduce((sum, value) => sum + value, 0)) : DASH);
   }
   for (const place of document.querySelectorAll("[data-most]")) {
     const values = known(place.dataset.most);
-    if (values.length) put(place, figure(Math.max(...values), 3));
+    put(place, values.length ? figure(Math.max(...values), 3) : DASH);
   }
 }
 

@@ -6,12 +6,14 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.server import WatchedPage, chromium_path, launched, opened
 from tests.product import Product
 
 OpenPage = Callable[..., WatchedPage]
+SHOWN_WITHIN_SECONDS = 20
+"""What duties do every five seconds is shown after two of them and a poll; a busy machine takes its time, too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,6 +31,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI") == "true":
             pytest.fail("no Chromium or Chrome was found, and CI needs one")
         pytest.skip("no Chromium or Chrome was found: install one, or name it in PILOTHOUSE_CHROMIUM")
+    expect.set_options(timeout=1000 * SHOWN_WITHIN_SECONDS)
     with sync_playwright() as playwright, launched(playwright, path) as running:
         yield running
 

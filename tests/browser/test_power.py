@@ -145,7 +145,7 @@ def test_a_hot_card_loses_power_and_gets_it_back(product: Product, open_page: Op
     expect(row).to_contain_text("new jobs wait until it has cooled below 82 °C")
     expect(row.locator('[data-figure="power_limit_watts"]')).to_have_text("280")
     gpus.set_gpu(1, temperature=54)
-    expect(row).to_contain_text("cool")
+    expect(row.locator(".power-heat")).to_have_text(re.compile(r"54\s*°C\s*cool\s*$"))
     expect(row.locator('[data-figure="power_limit_watts"]')).to_have_text("350")
     expect(row).not_to_contain_text("thermal guard")
 

@@ -1,6 +1,7 @@
 """The fleet and a host's page: every reading in words, whose memory it is, and who may end what nobody owns."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from controlplane.models import Host
 from controlplane.models.access import SYSTEM
 from controlplane.pages import gpu_details, instruments
 from controlplane.services import gpu_processes, settings
-from tests.controlplane.page_reading import Page
+from tests.controlplane.page_reading import Page, read
 from tests.factories import gpu_process, make_gpu, make_host, make_run, make_user
 
 pytestmark = pytest.mark.django_db
@@ -138,6 +139,37 @@ def test_what_nobody_owns_has_a_button_for_admins_alone(path: str) -> None:
         page = page_of(role, path)
         assert not page.all("button", data_pid="400")
         assert not page.all("input", name="pid")
+
+
+def test_what_is_not_known_of_memory_is_neither_none_nor_zero() -> None:
+    host = make_host("unknown")
+    make_gpu(host, 0, memory_used_bytes=None, processes=[gpu_process(77, memory_used_bytes=None)])
+    make_gpu(host, 1, memory_used_bytes=None, memory_total_bytes=None)
+    make_gpu(host, 2, memory_used_bytes=6 << 30, unsupported=["processes"])
+    make_gpu(host, 3, memory_used_bytes=0)
+    client = client_of("admin")
+    cards = [read(client.get(f"/hosts/unknown/gpus/{index}")).one("section") for index in range(4)]
+    told = [re.sub(r"\s+", " ", card.text) for card in cards]
+    assert "python (pid 77) · size not known" in told[0]
+    assert "0.0 GiB" not in told[0]
+    assert "memory in use: not known" in told[1]
+    assert "driver and others · 6.0 GiB" in told[2]
+    assert [index for index in range(4) if "no memory in use" in told[index]] == [3]
+    owner = instruments.gpu_card(host, host.gpus.get(index=0)).owners[0]
+    assert (owner.bytes, owner.share) == (None, 0.0)
+
+
+def test_nobody_is_said_to_hold_nothing_where_that_is_not_known() -> None:
+    client, words = client_of("admin"), "Nothing holds memory of the GPUs."
+    host = make_host("tells", gpus=1)
+    assert words in client.get("/hosts/tells/details").content.decode()
+    make_gpu(host, 1, unsupported=["processes"])
+    make_gpu(host, 2, fault="GPU 2 can't be read: GPU is lost.")
+    told = [line.text for line in read(client.get("/hosts/tells/details")).all("p", class_="muted")]
+    assert told == [
+        "GPU 1 doesn't tell which processes hold its memory.",
+        "Who holds memory of GPU 2 isn't known: GPU 2 can't be read: GPU is lost.",
+    ]
 
 
 @pytest.mark.usefixtures("tower")

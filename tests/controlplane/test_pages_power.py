@@ -134,6 +134,83 @@ def test_drift_and_heat_are_told_at_the_card_and_on_the_hosts_page(admin: Client
     assert "holds it at 280 W" in card
 
 
+@pytest.fixture
+def tower(agent: AbsentHost) -> list[Gpu]:
+    """A sound card, a lost one, and one without persistence mode and without a sensor."""
+    host = make_host("tower")
+    nothing: dict[str, Any] = dict.fromkeys(("temperature_celsius", "power_draw_watts", "power_limit_watts"))
+    return [
+        make_gpu(host, 0),
+        make_gpu(host, 1, **nothing, persistence_mode=None, fault="GPU 1 can't be read: GPU is lost."),
+        make_gpu(host, 2, temperature_celsius=None, persistence_mode=None, unsupported=["persistence_mode"]),
+    ]
+
+
+def row_of(client: Client, index: int) -> Page:
+    """What stands in one card's row."""
+    html = client.get("/power/").content.decode()
+    begin = html.rindex("<article", 0, html.index(f'aria-label="GPU {index} on tower"'))
+    return Page(html[begin : html.index("</article>", begin) + len("</article>")])
+
+
+@pytest.mark.usefixtures("tower")
+def test_a_lost_card_is_neither_cool_nor_offers_buttons(admin: Client) -> None:
+    sound, lost = row_of(admin, 0), row_of(admin, 1)
+    text = lost.one("article").text
+    assert "GPU 1 can't be read: GPU is lost." in text
+    assert "cool" not in text
+    assert "not known" in text
+    assert lost.all("span", class_="dot ok") == []
+    assert len(lost.all("button")) == len(sound.all("button")) == 5
+    assert all("disabled" in button.attributes for button in lost.all("button"))
+    assert not any("disabled" in button.attributes for button in sound.all("button"))
+    assert "cool" in sound.one("article").text
+    card = read(admin.get("/hosts/tower/gpus/1"))
+    assert all("disabled" in button.attributes for button in card.all("button", name="profile"))
+
+
+@pytest.mark.usefixtures("tower")
+def test_a_card_without_sensor_or_persistence_mode_says_so(admin: Client) -> None:
+    row = row_of(admin, 2)
+    text = row.one("article").text
+    assert "cool" not in text
+    assert "not known" in text
+    assert row.all("button", name="enabled") == []
+    assert "not supported" in text
+    Gpu.objects.filter(index=2).update(heat_level=2)
+    assert "new jobs wait" in row_of(admin, 2).one("article").text
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ({"power_limit_max_watts": 300.0}, "set to 300 W, the card's most (asked 350 W)"),
+        ({"power_limit_min_watts": 360.0}, "set to 360 W, the card's least (asked 350 W)"),
+        ({}, ""),
+    ],
+)
+def test_a_clamped_limit_is_said(admin: Client, agent: AbsentHost, bounds: dict[str, float], words: str) -> None:
+    make_gpu(make_host("tower"), **bounds)
+    page = read(admin.post("/power/profile", {"profile": "max"}, follow=True))
+    places = [
+        page.by_id("messages").text, shown(admin).one("article", aria_label="GPU 0 on tower").text,
+        read(admin.get("/hosts/tower/gpus/0")).one("section").text,
+    ]  # fmt: skip
+    if words:
+        assert all(words in re.sub(r"\s+", " ", place) for place in places)
+    else:
+        assert not any("asked" in place for place in places)
+
+
+def test_what_the_agent_clamps_is_said_too(agent: AbsentHost, admin: Client) -> None:
+    """It may know another range than the last reading."""
+    gpu = make_gpu(make_host("tower"))
+    power.request(SYSTEM, "max")
+    gpu.refresh_from_db()
+    Gpu.objects.update(power_answer={**(gpu.power_answer or {}), "applied_watts": 340.0, "clamped": True})
+    assert "set to 340 W, the card's most (asked 350 W)" in shown(admin).one("article").text
+
+
 # --- Schedules --------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from monitoring import gpu_processes
 from monitoring.agent import Agent
 from monitoring.gpu_processes import ProcessWatch, end_process
 from monitoring.processes import ProcessIdentity, boot_id, identify
@@ -100,6 +101,31 @@ def test_the_same_number_is_not_the_same_process(
         later = ProcessIdentity(running.pid, boot_id(), identity_of(running).start_ticks + 1)
         monkeypatch.setattr("monitoring.gpu_processes.identify", lambda pid: later)
         assert first["start_ticks"] != watch.describer()(running.pid, None)["start_ticks"] == later.start_ticks
+
+
+HOLDS = "import sys, time; held = open(sys.argv[1]); print('up', flush=True); time.sleep(600)"
+
+
+def test_in_a_container_a_number_of_nvmls_is_told_by_what_the_process_has_open(
+    gpus: FakeGpus, agent: Agent, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NVML counts in the host's numbers; in a container of its own the same number is another process."""
+    monkeypatch.setattr(gpu_processes, "DEVICES", tmp_path)
+    device, ours = tmp_path / "nvidia0", {"PILOTHOUSE_HOME": str(home)}
+    device.touch()
+    with process(env=ours) as bystander, process(sys.executable, "-S", "-c", HOLDS, str(device), env=ours) as holder:
+        gpus.set_processes(0, {bystander.pid: 1 << 30, holder.pid: 1 << 30})
+        monkeypatch.setattr(gpu_processes, "HOST_PID_NAMESPACE", "pid:[another]")
+        assert described(agent, holder.pid)["is_ours"] is True
+        told = described(agent, bystander.pid)
+        assert (told["start_ticks"], told["is_ours"], told["command"]) == (None, False, "")
+        assert told["memory_used_bytes"] == 1 << 30
+        identity = identity_of(bystander)
+        assert refusal(agent, bystander.pid, identity.start_ticks, identity.boot_id, others=True) == "not_on_gpu"
+        assert bystander.poll() is None
+        assert end(agent, identity_of(holder)) == {"ended": True, "reason": None}
+        monkeypatch.setattr(gpu_processes, "HOST_PID_NAMESPACE", str(Path("/proc/self/ns/pid").readlink()))
+        assert described(agent, bystander.pid)["is_ours"] is True  # no container: the numbers are the same
 
 
 # --- Who may be ended ---
