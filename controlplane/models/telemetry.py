@@ -11,7 +11,7 @@ class TelemetrySample(models.Model):
     """A host's figures at a time, by the names of `monitoring.wire.HostSample`.
 
     At a resolution of 1 s `values` holds name → figure; at 10, 60 and 900 s name → [minimum, mean, maximum] of the
-    samples of that interval, which begins at `time`.
+    samples of that interval, which begins at `time`; where they cover a part of it alone, a fourth is those seconds.
     """
 
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="samples")
@@ -68,8 +68,8 @@ class PowerSweep(models.Model):
     """A measurement of one served model on one GPU at each power profile; only one is open a GPU.
 
     `config`: what was asked (seconds_per_profile, concurrency, max_tokens, prompt), what to put back at the end
-    (`restore`: {profile, answer, set_at, watts}; `asked`: whether anything may have been set, `profile`: what was last),
-    where it stands (`progress`: {profile, phase, seconds}), and while the put-back is refused how it ends (`ending`).
+    (`restore`: {profile, answer, set_at, watts}; `asked`: whether any may have been set; `profile`: what was last),
+    where it stands (`progress`: {profile, phase, seconds}), and while a put-back is refused how it will end (`ending`).
     `results`: [{profile, watts, tokens_per_second, joules_per_token, mean_draw_watts, seconds, tokens, error}], in
     order; `error` says why a profile has no figures.
     """

@@ -1,8 +1,7 @@
 """What each GPU drew a day, whoever used it, from the history of its power. Runs in the web process.
 
 Read from the means of minutes, for more than two days from those of quarter hours (`services.telemetry` keeps both for
-a month): an interval in which a GPU's power was read counts as a whole one, any other not at all. The present one isn't
-there yet.
+a month): an interval counts for as long as a GPU's power was read in it. The present one isn't there yet.
 """
 
 from datetime import datetime, timedelta
@@ -12,7 +11,7 @@ from django.utils import timezone
 
 from controlplane.errors import FieldFault, InvalidInputError
 from controlplane.models import Gpu, Host, TelemetrySample
-from controlplane.services import energy, hosts, settings
+from controlplane.services import energy, hosts, rollups, settings
 
 MINUTE, QUARTER_HOUR = 60, 900
 MAX_DAYS_BY_MINUTES = 2
@@ -58,19 +57,17 @@ def _days(host: Host, begin: datetime, end: datetime, seconds: int, price: float
     if not names:
         return []
     rows = TelemetrySample.objects.filter(host=host, resolution_seconds=seconds, time__gte=begin, time__lt=end)
-    sums: dict[tuple[str, str], float] = {}
-    counts: dict[tuple[str, str], int] = {}
+    joules: dict[tuple[str, str], float] = {}
+    covered: dict[tuple[str, str], float] = {}
     zone = timezone.get_current_timezone()
     for at, values in rows.values_list("time", "values").iterator():
         day = at.astimezone(zone).date().isoformat()
         for name in names:
             if name in values:
-                sums[day, name] = sums.get((day, name), 0.0) + values[name][1]
-                counts[day, name] = counts.get((day, name), 0) + 1
-    return [
-        _total(day, names[name], sums[day, name] * seconds, float(counts[day, name] * seconds), price)
-        for day, name in sums
-    ]
+                length = rollups.covered_seconds(values[name], seconds)
+                joules[day, name] = joules.get((day, name), 0.0) + values[name][1] * length
+                covered[day, name] = covered.get((day, name), 0.0) + length
+    return [_total(day, names[name], joules[day, name], covered[day, name], price) for day, name in joules]
 
 
 def _total(day: str, card: Gpu, joules: float, covered_seconds: float, price: float) -> DayTotal:

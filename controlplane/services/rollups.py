@@ -17,12 +17,13 @@ from tsdownsample import MinMaxDownsampler
 GAP_SECONDS = 3.0
 """The same as in `services.energy`, so that both find the same joules."""
 
+WHOLE_WITHIN_SECONDS = 0.01
 WHOLE_FROM = 1e6
 """Figures from here on (bytes) are kept without decimals."""
 
 Floats = NDArray[np.float64]
 Triple = list[float]
-"""minimum, mean, maximum"""
+"""minimum, mean, maximum; a fourth where not all of the interval is covered by samples: the seconds that are"""
 
 
 class Line(TypedDict):
@@ -73,9 +74,19 @@ def _triples(known: Floats, start: float, end: float, seconds: int) -> dict[floa
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(covered[filled] > 0, area[filled] / covered[filled], plain)
     return {
-        start + int(which) * seconds: [_rounded(low[row]), _rounded(mean[row]), _rounded(high[row])]
+        start + int(which) * seconds: _triple(low[row], mean[row], high[row], float(covered[which]), seconds)
         for row, which in enumerate(filled)
     }
+
+
+def _triple(low: float, mean: float, high: float, covered: float, seconds: int) -> Triple:
+    part = [] if covered > seconds - WHOLE_WITHIN_SECONDS else [round(covered, 3)]
+    return [_rounded(low), _rounded(mean), _rounded(high), *part]
+
+
+def covered_seconds(triple: Triple, seconds: int) -> float:
+    """How much of an interval of so many seconds its mean speaks for."""
+    return triple[3] if len(triple) > 3 else float(seconds)
 
 
 def _integral(times: Floats, values: Floats, start: float, end: float, seconds: int) -> tuple[Floats, Floats]:
@@ -101,17 +112,25 @@ def _rounded(value: float) -> float:
     return round(float(value)) if abs(value) >= WHOLE_FROM else round(float(value), 3)
 
 
-def merged(rows: Iterable[Mapping[str, Triple]]) -> dict[str, Triple]:
-    """Rows of equally long intervals as one of the whole: the least minimum, the mean of means, the largest maximum."""
+def merged(rows: Iterable[Mapping[str, Triple]], source: int, target: int) -> dict[str, Triple]:
+    """Rows of intervals of `source` seconds as one of `target`: the least minimum, the largest maximum, the mean.
+
+    Each mean weighs by what it covers, so the mean times the covered seconds stays the integral of the samples.
+    """
     by_name: dict[str, list[Triple]] = {}
     for row in rows:
         for name, triple in row.items():
             by_name.setdefault(name, []).append(triple)
-    return {
-        name: [min(low for low, _, _ in some), _rounded(math.fsum(mean for _, mean, _ in some) / len(some)),
-               max(high for _, _, high in some)]
-        for name, some in by_name.items()
-    }  # fmt: skip
+    return {name: _merged(some, source, target) for name, some in by_name.items()}
+
+
+def _merged(some: Sequence[Triple], source: int, target: int) -> Triple:
+    weights = [covered_seconds(triple, source) for triple in some]
+    covered = math.fsum(weights)
+    if covered <= 0:  # single samples, each far from the next
+        weights = [1.0] * len(some)
+    mean = math.fsum(triple[1] * weight for triple, weight in zip(some, weights, strict=True)) / math.fsum(weights)
+    return _triple(min(triple[0] for triple in some), mean, max(triple[2] for triple in some), covered, target)
 
 
 # --- What is shown ----------------------------------------------------------------------------------------------------

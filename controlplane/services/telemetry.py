@@ -9,10 +9,9 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
-from django.db import transaction
 from django.db.models import Min, QuerySet
 
 from controlplane.errors import FieldFault, InvalidInputError
@@ -42,11 +41,15 @@ AGENT_KEEPS_SECONDS = 3600.0
 """How long an agent keeps samples: what hasn't come by then never will."""
 
 BATCH_SECONDS = 1800
-"""How much is rolled up in one transaction."""
+"""How much is rolled up at once."""
 
+DELETED_AT_ONCE = 2000
 SHOWN_GAP_SECONDS = 5.0
 MARGIN_SECONDS = 60.0
 MAX_NAMES = 200
+MOST_ROWS = 9000
+"""No chart reads more where a coarser resolution is there: each row holds everything that the host told."""
+
 MAX_SPAN_SECONDS = 366 * 86400.0
 COARSER = {1: 10, 10: 60, 60: 900}
 """The quarter hours are there so that the chart of a month reads 2,880 rows and not 43,200."""
@@ -156,13 +159,12 @@ def _roll_up(host: Host) -> bool:
         while (begin := _first(host, source, start, bound)) is not None:
             begin = begin // target * target
             start = min(begin + BATCH_SECONDS, bound)
-            with transaction.atomic():
-                found = _coarser(host, source, target, begin, start)
-                rows = [
-                    TelemetrySample(host=host, resolution_seconds=target, time=_moment(at), values=values)
-                    for at, values in found.items()
-                ]
-                TelemetrySample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=100)
+            # Nobody else writes these rows, so the reckoning needs no transaction: others may write meanwhile.
+            rows = [
+                TelemetrySample(host=host, resolution_seconds=target, time=_moment(at), values=values)
+                for at, values in _coarser(host, source, target, begin, start).items()
+            ]
+            TelemetrySample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=100)
             minutes += len(rows) if target == 60 else 0
     return minutes > 0
 
@@ -188,7 +190,7 @@ def _coarser(host: Host, source: int, target: int, start: float, end: float) -> 
     by_begin: dict[float, list[dict[str, rollups.Triple]]] = {}
     for at, values in samples:
         by_begin.setdefault(at // target * target, []).append(values)
-    return {begin: rollups.merged(rows_of) for begin, rows_of in by_begin.items()}
+    return {begin: rollups.merged(rows_of, source, target) for begin, rows_of in by_begin.items()}
 
 
 def kept_seconds() -> dict[int, float]:
@@ -208,7 +210,13 @@ def _prune(host: Host) -> None:
         cutoff = now - kept - MARGIN_SECONDS
         if resolution in COARSER:
             cutoff = min(cutoff, _rolled_until(host, COARSER[resolution], now + MAX_SPAN_SECONDS))
-        _rows(host, resolution).filter(time__lt=_moment(max(cutoff, 0.0))).delete()
+        _delete_slowly(_rows(host, resolution).filter(time__lt=_moment(max(cutoff, 0.0))))
+
+
+def _delete_slowly(rows: QuerySet[TelemetrySample]) -> None:
+    """A slice at a time: after a setting was lowered there are many, and others want to write in between."""
+    while slice_of := list(rows.order_by("pk").values_list("pk", flat=True)[:DELETED_AT_ONCE]):
+        TelemetrySample.objects.filter(pk__in=slice_of).delete()
 
 
 # --- Reading back -----------------------------------------------------------------------------------------------------
@@ -230,7 +238,8 @@ def history(host_name: str, names: Sequence[str], start: float, end: float, max_
     _check(host, names, start, end, max_points)
     resolution = _resolution(host, start, end, max_points)
     rows = _rows(host, resolution).filter(time__gte=_moment(start - resolution + 1), time__lte=_moment(end))
-    found = [(at.timestamp(), values) for at, values in rows.order_by("time").values_list("time", "values")]
+    read = rows.order_by("time").values_list("time", "values").iterator(chunk_size=500)
+    found = [(at.timestamp(), _asked(values, names)) for at, values in read]
     times = np.array([at for at, _ in found], dtype=np.float64)
     shown, apart = resolution, max(SHOWN_GAP_SECONDS, 1.5 * resolution)
     if resolution > 1 and (end - start) / resolution > max_points:
@@ -242,6 +251,11 @@ def history(host_name: str, names: Sequence[str], start: float, end: float, max_
         series=series,
         gaps=[(left, right) for left, right in rollups.gaps(times, start, until, apart) if right > left],
     )
+
+
+def _asked(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What of a row is kept in memory."""
+    return {name: values[name] for name in names if name in values}
 
 
 def _check(host: Host, names: Sequence[str], start: float, end: float, max_points: int) -> None:
@@ -264,14 +278,19 @@ def _check(host: Host, names: Sequence[str], start: float, end: float, max_point
 
 
 def _resolution(host: Host, start: float, end: float, max_points: int) -> int:
-    """The coarsest that still gives as many points as are wanted, unless that is no longer kept so far back."""
+    """The coarsest that still gives as many points as are wanted, unless that is no longer kept so far back.
+
+    And a coarser one still where that would read too many rows.
+    """
     oldest = _oldest(host)
     if oldest is not None:
         start = max(start, min(oldest, end))
     resolution = next((seconds for seconds in (900, 60, 10) if (end - start) / seconds >= max_points), 1)
     kept = kept_seconds()
     now = host_now(host)
-    while resolution in COARSER and start < now - kept[resolution] - MARGIN_SECONDS:
+    while resolution in COARSER and (
+        start < now - kept[resolution] - MARGIN_SECONDS or (end - start) / resolution > MOST_ROWS
+    ):
         resolution = COARSER[resolution]
     return resolution
 
@@ -281,15 +300,13 @@ def _oldest(host: Host) -> float | None:
     return min((first.timestamp() for first in found if first is not None), default=None)
 
 
-def _points(
-    found: Iterable[tuple[float, dict[str, float | rollups.Triple]]], name: str, resolution: int
-) -> rollups.Points:
+def _points(found: Iterable[tuple[float, dict[str, Any]]], name: str, resolution: int) -> rollups.Points:
     known = [(at, values[name]) for at, values in found if name in values]
     times = np.array([at for at, _ in known], dtype=np.float64)
     if resolution == 1:
         figures = np.array([value for _, value in known], dtype=np.float64)
         return rollups.Points(times, figures, figures, figures)
-    triples = np.array([value for _, value in known], dtype=np.float64).reshape(-1, 3)
+    triples = np.array([value[:3] for _, value in known], dtype=np.float64).reshape(-1, 3)
     return rollups.Points(times + resolution / 2, triples[:, 0], triples[:, 1], triples[:, 2])
 
 

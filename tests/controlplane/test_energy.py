@@ -1,6 +1,7 @@
 """Joules from power samples: against known curves, with gaps, sharing, restarts and clocks that jump."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from controlplane.fleet.protocol import HostSample
 from controlplane.models import Attempt, Deployment, EnergyAccount, Host, Job, LiveMessage, Run, TelemetrySample
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
-from controlplane.services import energy, run_facts, settings, telemetry
+from controlplane.services import energy, energy_history, run_facts, settings, telemetry
 from controlplane.services.energy import Reading
 from tests import factories
 from tests.controlplane.hosts import AbsentHost
@@ -366,3 +367,18 @@ def test_a_time_that_makes_no_sense_is_refused(query: dict[str, str]) -> None:
     answer = factories.make_client("read").get("/api/energy", query)
     assert answer.status_code == 422
     assert answer.json()["faults"][0]["path"] == "from"
+
+
+@pytest.mark.parametrize("days", [2, 3])
+def test_days_count_the_time_that_was_measured_alone(days: int) -> None:
+    """By minutes and by quarter hours: a minute of readings in a quarter of an hour is a minute."""
+    host = factories.make_host("tower")
+    factories.make_gpu(host, 0, uuid="GPU-0")
+    start = time.time() // 900 * 900 - 7200
+    told: list[HostSample] = [{"time": start + at, "values": {"GPU-0/power_draw_watts": 300.0}} for at in range(61)]
+    telemetry.store(host, [*told, {"time": start + 3700, "values": {"cpu_percent": 1.0}}])
+    telemetry.thin()
+    end = datetime.fromtimestamp(start + 5400, UTC)
+    found = energy_history.totals(end - timedelta(days=days), end)["days"]
+    assert sum(row["joules"] for row in found) == pytest.approx(300 * 60, rel=0.001)
+    assert sum(row["covered_seconds"] for row in found) == pytest.approx(60, abs=0.1)

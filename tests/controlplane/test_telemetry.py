@@ -13,7 +13,7 @@ from controlplane.errors import InvalidInputError, NotFoundError
 from controlplane.fleet.protocol import HostSample
 from controlplane.models import Host, TelemetrySample
 from controlplane.models.access import SYSTEM
-from controlplane.services import energy, settings, telemetry
+from controlplane.services import energy, rollups, settings, telemetry
 from tests.controlplane.hosts import AbsentHost
 from tests.factories import make_gpu, make_host
 
@@ -213,7 +213,7 @@ def test_time_that_nobody_measured_counts_for_nothing(host: Host) -> None:
     known = [*[(start + second, 100.0) for second in range(4)], (start + 9, 400.0), (start + 10, 400.0)]
     telemetry.store(host, [sample(at, **{POWER: watts}) for at, watts in known])
     telemetry.thin()
-    assert rows(host, 10)[start][POWER] == [100.0, 175.0, 400.0]  # 3 s of 100 W and 1 s of 400 W
+    assert rows(host, 10)[start][POWER] == [100.0, 175.0, 400.0, 4.0]  # 3 s of 100 W and 1 s of 400 W
 
 
 def test_only_finished_intervals_are_rolled_up_and_each_once(host: Host) -> None:
@@ -361,3 +361,66 @@ def test_what_makes_no_sense_is_refused(names: list[str], start: float, end: flo
 def test_a_host_that_nobody_knows_is_named() -> None:
     with pytest.raises(NotFoundError, match="nowhere"):
         telemetry.history("nowhere", ["load_1m"], 0, 10)
+
+
+# --- How much is read, how much is covered ---
+
+
+@pytest.mark.parametrize(
+    ("source", "keep_hours", "count", "expected"),
+    [(60, 1, 300, 900), (1, 168, 300, 10), (1, 1, 90, 1)],
+)
+def test_a_chart_reads_no_more_rows_than_it_may(
+    monkeypatch: pytest.MonkeyPatch, source: int, keep_hours: int, count: int, expected: int
+) -> None:
+    host = make_host("tower")
+    settings.put(SYSTEM, "telemetry.keep_1s_hours", keep_hours)
+    monkeypatch.setattr(telemetry, "MOST_ROWS", 100)
+    read: list[dict[str, Any]] = []
+    real = telemetry._asked
+
+    def asked(values: dict[str, Any], names: list[str]) -> dict[str, Any]:
+        read.append(real(values, names))
+        return read[-1]
+
+    monkeypatch.setattr(telemetry, "_asked", asked)
+    end = time.time() // 900 * 900
+    start = end - source * count
+    TelemetrySample.objects.bulk_create(
+        TelemetrySample(
+            host=host, resolution_seconds=seconds, time=datetime.fromtimestamp(at, UTC),
+            values={"load_1m": 1.0 if seconds == 1 else [1.0, 1.0, 1.0], "cpu_percent": 1.0},
+        )
+        for seconds in {source, expected}
+        for at in range(int(start), int(end), seconds)
+    )  # fmt: skip
+    found = telemetry.history("tower", ["load_1m"], start, end, 5000)
+    assert found["resolution_seconds"] == expected
+    assert 0 < len(read) <= 100
+    assert all(set(row) == {"load_1m"} for row in read)
+
+
+def test_an_interval_that_is_covered_in_part_says_how_much(host: Host) -> None:
+    start = time.time() // 900 * 900 - 7200
+    telemetry.store(host, [sample(start + second, **{POWER: 300.0}) for second in range(91)])
+    telemetry.store(host, [sample(start + 3700)])
+    telemetry.thin()
+    assert rows(host, 60)[start][POWER] == [300.0, 300.0, 300.0]
+    assert rows(host, 60)[start + 60][POWER] == [300.0, 300.0, 300.0, 30.0]
+    assert rows(host, 900)[start][POWER] == [300.0, 300.0, 300.0, 90.0]
+
+
+def test_what_is_covered_longer_weighs_more() -> None:
+    whole, part, lone = [1.0, 100.0, 200.0], [0.0, 400.0, 500.0, 2.0], [9.0, 9.0, 9.0, 0.0]
+    assert rollups.merged([{"x": whole}, {"x": part}], 10, 60)["x"] == [0.0, 150.0, 500.0, 12.0]
+    assert rollups.merged([{"x": lone}, {"x": [11.0, 11.0, 11.0, 0.0]}], 10, 60)["x"] == [9.0, 10.0, 11.0, 0.0]
+    assert rollups.merged([{"x": whole}] * 6, 10, 60)["x"] == whole
+
+
+def test_many_old_rows_are_taken_away_in_slices(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "DELETED_AT_ONCE", 7)
+    fill(host, minute_ago(180), 100)
+    fill(host, minute_ago(1), 30)
+    telemetry.thin()
+    assert rows(host, 1)
+    assert min(rows(host, 1)) >= minute_ago(2)
