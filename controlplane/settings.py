@@ -5,10 +5,13 @@ DATABASE_URL      PostgreSQL instead of the SQLite file in the home folder
 REDIS_URL         a Redis channel layer, for more than one web process
 PILOTHOUSE_ALLOWED_HOSTS, PILOTHOUSE_TRUSTED_ORIGINS   comma-separated, when served beyond loopback
 PILOTHOUSE_BEHIND_PROXY   `yes`: a proxy with TLS stands before it, and it alone reaches the port
+
+`manage.py doctor` changes nothing, so on a home where nothing is it makes neither folders nor a key.
 """
 
 import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import dj_database_url
 from csp.constants import NONE, SELF
 
 BASE_DIR = Path(__file__).resolve().parent.parent
+ONLY_LOOKS = sys.argv[1:2] == ["doctor"]
 HOME = Path(os.environ.get("PILOTHOUSE_HOME") or BASE_DIR / "var").resolve()
 
 
@@ -27,6 +31,8 @@ def _prepare_home(home: Path) -> None:
 
 def _secret_key(path: Path) -> str:
     """The key of this installation, made at the first start (mode 600)."""
+    if ONLY_LOOKS and not path.exists():
+        return secrets.token_urlsafe(48)  # this process's own: nobody is logged in by it
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -55,7 +61,8 @@ def _names(variable: str) -> list[str]:
     return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
 
 
-_prepare_home(HOME)
+if not ONLY_LOOKS:
+    _prepare_home(HOME)
 SECRET_KEY = _secret_key(HOME / "secret_key")
 DEBUG = False
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]", *_names("PILOTHOUSE_ALLOWED_HOSTS")]
@@ -178,6 +185,10 @@ LOGGING = {
     "handlers": {
         "console": {"class": "logging.StreamHandler", "formatter": "line"},
         "web": {
+            "class": "logging.NullHandler",
+        }
+        if ONLY_LOOKS
+        else {
             "class": "logging.handlers.RotatingFileHandler",
             "filename": HOME / "logs" / "web.log",
             "maxBytes": 10 << 20,

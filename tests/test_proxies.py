@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import httpx
 import pytest
 import websockets
 
-from tests.product import Product, wait_for
+from tests.product import CHECKOUT, Product, wait_for
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 Proxied = Callable[[int], str]
@@ -130,6 +131,26 @@ def test_the_product_behind_a_proxy(proxied: Proxied, product: Product) -> None:
         assert part.status_code == 200, part.text
         assert api.delete(f"/api/uploads/{upload['id']}").status_code < 300
         assert api.post("/api/datasets", content=b"x" * (40 << 20)).status_code == 413
+
+
+def test_what_a_proxy_says_of_the_client_is_believed_only_where_it_was_told_to(product: Product) -> None:
+    """A second web server on the same home, which was told; the first was not, and a client could make headers up."""
+    headers = {"X-API-Key": product.keys["admin"], "X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+    command = [sys.executable, "manage.py", "serve", "--no-dispatch", "--port", "0"]
+    environment = {**product.environment, "PILOTHOUSE_BEHIND_PROXY": "yes"}
+    with subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=subprocess.PIPE, text=True) as told:
+        try:
+            assert told.stdout is not None
+            addresses = {product.url: "127.0.0.1", told.stdout.readline().split()[-1]: "203.0.113.9"}
+            for url, address in addresses.items():
+                with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+                    cookie = client.get("/login").headers["set-cookie"]
+                    client.put("/api/settings/alerts.keep_days", json={"value": 90}).raise_for_status()
+                (line,) = product.rows("SELECT address FROM controlplane_auditline ORDER BY id DESC LIMIT 1")
+                assert line == (address,)
+                assert ("Secure" in cookie) is (address == "203.0.113.9")
+        finally:
+            told.terminate()
 
 
 def _log_in(browser: httpx.Client, product: Product) -> None:

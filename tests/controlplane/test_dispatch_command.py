@@ -6,12 +6,12 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
+from pytest_django import Settings
 
 from controlplane.dispatch import Dispatcher
 from controlplane.fleet.local import ensure_agent
@@ -28,7 +28,7 @@ def hosts_of(home: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.django_db
-def test_the_dispatcher_by_itself_waits_for_the_agent_of_another(tmp_path: Path, settings: Any) -> None:
+def test_the_dispatcher_by_itself_waits_for_the_agent_of_another(tmp_path: Path, settings: Settings) -> None:
     environment = {**os.environ, "PILOTHOUSE_HOME": str(tmp_path), "PILOTHOUSE_AGENT": "external"}
 
     def start(*arguments: str) -> subprocess.Popen[str]:

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ from controlplane.sole import sole_web_process
 from tests import factories
 from tests.controlplane.page_reading import read
 from tests.controlplane.test_pages import client_of, quick_pages
-from tests.product import Product
+from tests.product import CHECKOUT, Product
 
 __all__ = ["quick_pages"]
 
@@ -48,6 +50,13 @@ class FakeAgent:
 
     def poll(self, cursors: list[Any], wait_seconds: float) -> dict[str, Any]:
         return {"now": time.time() + self.skew_seconds, "reading": self.reading, "attempts": [], "live": []}
+
+
+class Away:
+    """Stands for an agent that doesn't answer."""
+
+    def describe(self) -> dict[str, Any]:
+        raise HostUnreachableError("The agent of /x doesn't answer: gone.")
 
 
 def look(agent: Any, *, is_here: bool = False, answers: dict[str, Any] | None = None) -> dict[str, Finding]:
@@ -208,6 +217,50 @@ def test_without_sudo_nobody_may(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert hosts.may_set("somebody", 1000, "GPU-a", 280) == "sudo isn't installed"
 
 
+@pytest.mark.django_db
+def test_the_power_rights_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the agent's user: root needs none, of another sudo is asked. An agent that has just ended has no user."""
+    monkeypatch.setattr(hosts, "_may_gain_no_rights", lambda: False)
+    sentences: list[str | None] = [None, "no rule of sudo's allows it"]
+    monkeypatch.setattr(hosts, "may_set", lambda _user, _uid, uuid, watts: sentences.pop(0) if uuid == "GPU-a" else "?")
+    agent = with_card(FakeAgent(), uuid="GPU-a")
+    with subprocess.Popen(["/bin/sleep", "60"], user=None if os.geteuid() else 65534) as of_another:
+        agent.facts["agent_pid"] = of_another.pid
+        allowed, refused = (look(agent, is_here=True)["power of GPU 0"] for _ in range(2))
+        of_another.kill()
+    assert (allowed.state, "asks no password" in allowed.found) == ("ok", True)
+    assert (refused.state, "no rule of sudo's allows it" in refused.found) == ("warn", True)
+    assert "sudoers file" in refused.fix
+    gone = look(agent, is_here=True)["power of GPU 0"]
+    assert (gone.state, gone.fix) == ("warn", "Ask again.")
+    agent.facts["agent_pid"] = 1
+    assert Path("/proc/1").stat().st_uid != 0 or "root" in look(agent, is_here=True)["power of GPU 0"].found
+
+
+@pytest.mark.parametrize(("script", "state"), [("echo 580.1", "ok"), ("echo No devices >&2; exit 9", "fail")])
+def test_the_driver_of_this_machine_where_no_agent_tells(
+    programs: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, script: str, state: str
+) -> None:
+    programs("nvidia-smi", script)
+    monkeypatch.setattr(hosts, "cards_on_the_bus", lambda: 1)
+    monkeypatch.setattr(hosts, "_may_gain_no_rights", lambda: False)
+    found = look(Away(), is_here=True)
+    assert (found["agent"].state, found["driver"].state) == ("fail", state)
+    assert "driver" not in look(Away(), is_here=False)
+
+
+def test_a_locked_up_service_judges_no_driver_that_it_can_not_see(
+    programs: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    programs("nvidia-smi", "echo no device here >&2; exit 9")
+    monkeypatch.setattr(hosts, "cards_on_the_bus", lambda: 1)
+    monkeypatch.setattr(hosts, "_may_gain_no_rights", lambda: True)
+    monkeypatch.setattr(hosts, "CONTROL_DEVICE", tmp_path / "nvidiactl")
+    assert set(look(Away(), is_here=True)) == {"agent"}
+    (tmp_path / "nvidiactl").touch()
+    assert look(Away(), is_here=True)["driver"].state == "fail"
+
+
 # --- Versions ---------------------------------------------------------------------------------------------------------
 
 
@@ -301,10 +354,13 @@ def test_a_web_server_on_another_port(home: Path) -> None:
         number = taken.getsockname()[1]
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
-        with sole_web_process(home):
-            os.write(writer, b"held")
-            time.sleep(60)
-        os._exit(0)
+        try:
+            with sole_web_process(home):
+                os.write(writer, b"held")
+                time.sleep(60)
+        finally:
+            os._exit(0)
+    os.close(writer)  # the child alone has it now: where that stumbles, reading ends
     try:
         assert os.read(reader, 4) == b"held"
         (found,) = place.port(home, "127.0.0.1", number).look()
@@ -313,7 +369,6 @@ def test_a_web_server_on_another_port(home: Path) -> None:
         os.kill(child, 9)
         os.waitpid(child, 0)
         os.close(reader)
-        os.close(writer)
 
 
 @contextmanager
@@ -406,10 +461,28 @@ def test_the_worst_counts() -> None:
 
 
 @pytest.fixture
-def two_findings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the doctor finds."""
+def two_findings(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the doctor finds on a home where something is set up."""
     found = [Finding("disk", "ok", "There is room."), Finding("driver", "fail", "No driver.", "Install <one>.")]
     monkeypatch.setattr(doctor, "_examine", lambda _checks: found)
+    (home / "db.sqlite3").touch()
+
+
+def test_where_nothing_is_set_up_nothing_is_made(tmp_path: Path) -> None:
+    environment = {**os.environ, "PILOTHOUSE_HOME": str(tmp_path / "home")}
+    environment.pop("DATABASE_URL", None)
+    (tmp_path / "home").mkdir()
+    done = subprocess.run(
+        [sys.executable, "manage.py", "doctor"],
+        cwd=CHECKOUT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"Nothing is set up in {tmp_path}/home" in done.stderr
+    assert list((tmp_path / "home").iterdir()) == []
 
 
 @pytest.mark.usefixtures("two_findings")

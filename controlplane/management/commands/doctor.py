@@ -1,9 +1,12 @@
 """`manage.py doctor`: looks at drivers, power rights, clocks, disk, port, versions, tables, agents. Changes nothing."""
 
 import json
+import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from controlplane.services.doctor import Finding, examine, worst
@@ -22,7 +25,8 @@ class Command(BaseCommand):
         parser.add_argument("--port", type=int, default=8080)
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Prints; raises CommandError with the number of failures."""
+        """Prints; raises CommandError with the number of failures, or where there is nothing to look at."""
+        _require_an_installation(Path(settings.HOME))
         findings = examine(options["host"], options["port"])
         if options["json"]:
             document = {"state": worst(findings), "findings": [asdict(finding) for finding in findings]}
@@ -39,3 +43,9 @@ class Command(BaseCommand):
             self.stdout.write(f"{MARKS[finding.state]}  {finding.name:{width}}  {finding.found}")
             if finding.fix:
                 self.stdout.write(f"{'':{width + 8}}→ {finding.fix}")
+
+
+def _require_an_installation(home: Path) -> None:
+    """Raises CommandError on a home without its data base file, which a look would make."""
+    if not os.environ.get("DATABASE_URL") and not (home / "db.sqlite3").exists():
+        raise CommandError(f"Nothing is set up in {home}: bin/up does that. Another home: PILOTHOUSE_HOME=DIR.")

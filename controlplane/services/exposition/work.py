@@ -97,8 +97,8 @@ def _engine(row: Deployment) -> dict[str, str]:
 def energy_families() -> Iterator[Metric]:
     """What running jobs have drawn so far. Where no power can be read there is no account and no series."""
     rows = EnergyAccount.objects.filter(job__status=Status.RUNNING).select_related("job").order_by("id")
-    labelled = [({"job": str(row.job_id), "kind": row.job.kind, "uuid": row.gpu_uuid}, row) for row in rows]
-    names = ("job", "kind", "uuid")
+    labelled = [({"job_id": str(row.job_id), "kind": row.job.kind, "uuid": row.gpu_uuid}, row) for row in rows]
+    names = ("job_id", "kind", "uuid")  # `job` is what Prometheus calls what it scrapes
     yield counter("job_energy_joules", "Energy that a GPU drew for a running job: the integral of its power draw.",
                   names, [(labels, row.joules) for labels, row in labelled])  # fmt: skip
     yield counter("job_energy_covered_seconds", "Time of a running job for which there are power samples.", names,
