@@ -13,7 +13,7 @@ from ninja import Router, Status
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.datasets import Dataset, DatasetDetail, DatasetList, Preview, Validate, Validation
 from controlplane.errors import FieldFault, InvalidInputError, TooLargeError
-from controlplane.services import datasets
+from controlplane.services import datasets, profile_preview
 
 router = Router(tags=["Datasets"])
 FORM = {
@@ -96,10 +96,15 @@ def validate(request: ActorRequest, dataset_id: int, payload: Validate) -> Statu
     return Status(202, {"job_id": job.pk, "dataset_id": dataset.pk, "level": payload.level})
 
 
-@router.get("/datasets/{int:dataset_id}/preview", response=Preview)
-def preview(request: ActorRequest, dataset_id: int, offset: int = 0, limit: int = 20) -> dict[str, Any]:
-    """Rows as they will be trained on."""
-    return datasets.preview(datasets.get(dataset_id), offset, limit)
+@router.get("/datasets/{int:dataset_id}/preview", response=Preview, exclude_unset=True)
+def preview(
+    request: ActorRequest, dataset_id: int, offset: int = 0, limit: int = 20, profile: str = ""
+) -> dict[str, Any]:
+    """Rows as they will be trained on; with `profile`, each has `after`: what that data profile makes of it."""
+    dataset = datasets.get(dataset_id)
+    if profile:
+        return profile_preview.preview(dataset, offset, limit, profile)
+    return datasets.preview(dataset, offset, limit)
 
 
 @router.get("/datasets/{int:dataset_id}/download", openapi_extra={"responses": {200: {"description": "The file."}}})

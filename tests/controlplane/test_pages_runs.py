@@ -64,7 +64,7 @@ def test_what_is_typed_reaches_the_run(typed: dict[str, str]) -> None:
     typed |= {
         "hyperparams.learning_rate": "5e-5", "hyperparams.max_steps": "1,200",
         "monitoring.sample_prompts": "One?\nTwo?",
-        "profile.options": '{"a": 1}', "model.method": "full", "data.shuffle": "", "priority": "high",
+        "profile.system_prompt": "Be brief.", "model.method": "full", "data.shuffle": "", "priority": "high",
         "data.eval_fraction": "0.1",
     }  # fmt: skip
     typed.pop("data.shuffle")
@@ -73,11 +73,17 @@ def test_what_is_typed_reaches_the_run(typed: dict[str, str]) -> None:
     assert run.config["hyperparams"]["learning_rate"] == 5e-5
     assert run.config["hyperparams"]["max_steps"] == 1200
     assert run.config["monitoring"]["sample_prompts"] == ["One?", "Two?"]
-    assert run.config["profile"]["options"] == {"a": 1}
+    assert run.config["profile"]["system_prompt"] == "Be brief."
     assert run.config["model"]["method"] == "full"
     assert run.config["data"]["shuffle"] is False
     assert run.config["data"]["eval_fraction"] == 0.1
     assert run.job.priority == 2
+
+
+def test_options_that_the_profile_does_not_have_are_refused_beside_their_field(typed: dict[str, str]) -> None:
+    page = read(client_of("use").post("/runs/new", {**typed, "profile.options": '{"a": 1}'}))
+    assert "it has no options, but a was given" in page.by_id("id_profile.options_error").text
+    assert not Run.objects.exists()
 
 
 @pytest.mark.parametrize(

@@ -87,8 +87,12 @@ class DatasetList(Schema):
 
 
 class Preview(Schema):
-    """Rows as they are trained on: {"messages": [...]} or {"text": ...}."""
+    """Rows as they are trained on: {"messages": [...]} or {"text": ...}.
+
+    Where a profile was named, each has the same once more under `after`, shaped by the `profile` {name, version}.
+    """
 
     offset: int
     total: int | None
     rows: list[dict[str, Any]]
+    profile: dict[str, str] | None = None
