@@ -7,6 +7,7 @@ import "./palette.js";
 import "./time.js";
 import "./toasts.js";
 import "./alerts.js";
+import "./places.js";
 
 function showTheme() {
   const chosen = window.pilothouseTheme.choice();

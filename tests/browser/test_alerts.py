@@ -49,12 +49,14 @@ def test_an_alert_appears_live_is_sent_acknowledged_and_over(
     page.goto("/queue/")
     place = page.locator("nav.side").get_by_role("link", name=re.compile("^Alerts"))
     expect(place).to_have_text("Alerts")
+    more = page.locator("header.top button")  # what a phone shows of it
     listing = open_page("use").page
     listing.goto("/alerts/")
     expect(listing.get_by_text("Nothing wants your attention")).to_be_visible()
     with product.client("admin") as client:
         client.put(f"/api/settings/{LIMIT}", json={"value": 1e6})
         expect(place).to_have_text("Alerts1", timeout=30_000)
+        expect(more).to_have_text(re.compile(r"^\s*More1 alerts$"))
         expect(page.locator("#toasts")).to_contain_text("Disk nearly full: The disk")
         item = listing.get_by_role("article", name=re.compile("^critical: Disk nearly full"))
         expect(item).to_be_visible(timeout=20_000)
@@ -62,6 +64,7 @@ def test_an_alert_appears_live_is_sent_acknowledged_and_over(
         item.get_by_role("button", name="Acknowledge").click()
         expect(item).to_contain_text("seen by use", timeout=20_000)
         expect(place).to_have_text("Alerts", timeout=20_000)
+        expect(more.locator(".n")).to_be_hidden()
         client.patch("/api/alerts/rules/disk", json={"is_on": False})
         expect(listing.get_by_text("Nothing wants your attention")).to_be_visible(timeout=30_000)
     expect(listing.get_by_role("row", name=re.compile("Disk nearly full"))).to_contain_text("seen by use")

@@ -67,6 +67,21 @@ def test_the_navigation_counts_what_nobody_has_seen() -> None:
     assert client_of("read").post(f"/alerts/{alert.pk}/acknowledge").status_code == 403
 
 
+def test_on_a_phone_the_count_stands_beside_more_and_under_it() -> None:
+    client = client_of("read")
+
+    def beside_more() -> tuple[str, list[bool]]:
+        page = read(client.get("/queue/"))
+        more = page.button("More2 alerts") or page.button("More alerts")
+        assert more is not None
+        return more.text, ["hidden" in place.attributes for place in page.all("span", data_count_of="alerts")]
+
+    assert beside_more() == ("More alerts", [True, True])
+    alerts.fire("gpu_lost", "GPU 0", "critical", "Gone.")
+    alerts.fire("disk", "/", "warning", "Little room.")
+    assert beside_more() == ("More2 alerts", [False, False])
+
+
 def test_the_history_is_filtered_and_paged() -> None:
     over = {"rule": "run_finished", "severity": "info", "message": "Done.", "ended_at": timezone.now()}
     Alert.objects.bulk_create(Alert(subject=f"run {number}", **over) for number in range(33))
