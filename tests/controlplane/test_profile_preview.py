@@ -54,7 +54,7 @@ def test_the_form_shows_three_examples_and_marks_what_is_added(home: Path) -> No
     marked = [item.text for item in page.all("mark")][1:]
     first = Contract.drawn(0)
     assert marked[0].strip().split("\n") == first.instructions.split("\n")
-    assert marked[1:3] == [str(first.think), str(first.stop)]
+    assert [text.strip() for text in marked[1:3]] == [str(first.think), str(first.stop)]
 
 
 def test_a_system_prompt_that_is_typed_is_in_the_preview(home: Path) -> None:
