@@ -1,8 +1,10 @@
 """Every error message of the product, found in its source, and whether docs/troubleshooting.md has it.
 
 `python -m tests.messages` lists those that it lacks, and those that nobody says any more; with --all every message.
-A message is what a call that makes an error is given (`…Error(…)`, `…Fault(…)`, a form's `add_error`, …), behind its
-code or path where it has one, and what the shell scripts `fail` with. What is filled in at run time is written as `…`.
+A message is what a call that makes an error is given (`…Error(…)`, `…Fault(…)`, a form's `add_error`, a `Finding` of
+the doctor's that isn't ok, …), behind its code or path where it has one; what a table with `message` and `fix`, or
+`error`, holds; what a `fault` is set to; what a function called `refusal` returns; what the shell scripts `fail` with;
+and what the pages' scripts say of a failure. What is filled in at run time is written as `…`.
 """
 
 import ast
@@ -18,8 +20,14 @@ SCRIPTS = ("bin/setup", "bin/up", "deploy/setup-host")
 GUIDE = CHECKOUT / "docs" / "troubleshooting.md"
 HOLE = "…"
 MAKERS = re.compile(
-    r"(Error|Fault)$|^(add_error|fault|refuse|refusal|_fault|_refuse|_refusal|_give_up|fail_before_launch)$"
+    r"(Error|Fault)$|^(add_error|fault|refuse|refusal|_fault|_refuse|_refusal|_give_up|fail_before_launch|Outcome|"
+    r"Finding|_contradicted)$"
 )
+FAULTS = re.compile(r"^_?faults?$")
+REFUSALS = re.compile(r"^(_?refusal|lost)$")
+SAYING = re.compile(r"\btoast\(|[fF]ault\b|\bsentence =|\bError\(|\bsay\(`|\berror\.message\b")
+"""Lines of the pages' scripts that say what failed."""
+
 INTERNAL = frozenset({
     "RuntimeError", "AssertionError", "TypeError", "NotImplementedError", "LateError", "JobPausedError",
     "StoppedWhileLoadingError", "SweepCancelledError", "MalformedEventError", "AttributeError", "FieldFault",
@@ -76,6 +84,9 @@ def messages() -> dict[str, str]:
     for script in SCRIPTS:
         for text in of_script((CHECKOUT / script).read_text()):
             found.setdefault(text, script)
+    for page_script in sorted((CHECKOUT / "static" / "js").glob("*.js")):
+        for text in of_page_script(page_script.read_text()):
+            found.setdefault(text, str(page_script.relative_to(CHECKOUT)))
     return found
 
 
@@ -88,15 +99,49 @@ def of_module(tree: ast.Module, texts: Texts | None = None, wrapping: frozenset[
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
                 outer, texts.function = texts.function, _names_in(child)
+                if REFUSALS.search(child.name):
+                    yield from _returned(child, texts)
                 yield from visit(child)
                 texts.function = outer
                 continue
+            yield from _said_otherwise(child, texts)
             name = _made(child)
             if name is not None and name not in wrapping and isinstance(child, ast.Call):
                 yield from _message(child, texts)
             yield from visit(child)
 
     yield from visit(tree)
+
+
+def _returned(function: ast.AST, texts: Texts) -> Iterator[str]:
+    """The sentences that a function of refusals returns."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Return) and node.value is not None:
+            yield from _sentences(node.value, texts)
+
+
+def _said_otherwise(node: ast.AST, texts: Texts) -> Iterator[str]:
+    """What a table of a fault holds, or a variable that is called a fault is set to."""
+    if isinstance(node, ast.Dict):
+        told = {key.value: value for key, value in zip(node.keys, node.values, strict=True)
+                if isinstance(key, ast.Constant)}  # fmt: skip
+        if "message" in told and "fix" in told:
+            yield from _sentences(told["message"], texts)
+        elif "error" in told:
+            yield from _sentences(told["error"], texts)
+    elif isinstance(node, ast.Assign) and any(FAULTS.search(_name(target)) for target in node.targets):
+        yield from _sentences(node.value, texts)
+
+
+def _sentences(node: ast.expr, texts: Texts) -> list[str]:
+    return [text for text in (_tidy(text) for text in _texts(node, texts)) if is_message(text)]
+
+
+def _name(target: ast.AST) -> str:
+    """What is set: a variable's name, or an attribute's."""
+    if isinstance(target, ast.Attribute):
+        return target.attr
+    return target.id if isinstance(target, ast.Name) else ""
 
 
 def _wrapping(trees: Iterable[ast.Module]) -> frozenset[str]:
@@ -146,9 +191,13 @@ def _made(node: ast.AST) -> str | None:
 
 def _message(call: ast.Call, texts: Texts) -> list[str]:
     """The texts of the first argument that is more than a word, a path or a hole; several where it depends."""
+    if any(isinstance(argument, ast.Constant) and argument.value == "ok" for argument in call.args):
+        return []  # the doctor's good news
+    if _made(call) == "Finding" and len(call.args) > 2:  # what was looked at, its state, what was found, what mends it
+        return _sentences(call.args[2], texts)
     named = [keyword.value for keyword in call.keywords if keyword.arg in ("message", "reason", "error")]
     for place, argument in enumerate([*call.args, *named]):
-        found = [text for text in (_tidy(text) for text in _texts(argument, texts)) if is_message(text)]
+        found = _sentences(argument, texts)
         if found:
             return found
         if place > 0 and isinstance(argument, ast.JoinedStr | ast.Call):
@@ -203,6 +252,19 @@ def of_script(text: str) -> Iterator[str]:
         holes = re.sub(r"\$\((?:[^()]|\([^()]*\))*\)|\$\{[^}]*\}|\$[A-Za-z0-9_]+|\$[0-9#?*@]", HOLE, match[1])
         if is_message(tidy := _tidy(holes)):
             yield tidy
+
+
+def of_page_script(text: str) -> Iterator[str]:
+    """What a script of the pages says of a failure."""
+    for line in text.splitlines():
+        if not SAYING.search(line) or line.strip().startswith(("//", "*", "/*")):
+            continue
+        for plain, template in re.findall(
+            r'"([^"]*)"|`((?:[^`$]|\$(?!\{)|\$\{(?:[^`{}]|`[^`]*`|\{[^}]*\})*\})*)`', line
+        ):
+            holes = plain or re.sub(r"\$\{(?:[^`{}]|`[^`]*`|\{[^}]*\})*\}", HOLE, template)
+            if is_message(tidy := _tidy(holes)):
+                yield tidy
 
 
 def rows() -> list[list[str]]:

@@ -47,6 +47,19 @@ def four(form, reason):
 
 def five(error):
     raise JobFaultError("code_here", str(error), "The fix alone is no message here.")
+
+def six(code):
+    return {"code": "exit", "message": f"It ended with code {code}.", "fix": "The fix alone is no message here."}
+
+def seven(self, absent):
+    self._fault = LIMIT if absent else "It can not be used."
+
+def eight():
+    yield Finding("disk", "ok", "All is well in there.")
+    yield Finding("all of this disk", "fail", "There is no room left.", "The fix alone is no message here.")
+
+def refusal(word):
+    return f"The word {word} can't be taken."
 """
 
 
@@ -58,10 +71,14 @@ def five(error):
         ("three", ["It is done already.", "It has not begun yet."]),
         ("four", ["This name is taken by another."]),
         ("five", []),
+        ("six", ["It ended with code …."]),
+        ("seven", ["Only so much is taken.", "It can not be used."]),
+        ("eight", ["There is no room left."]),
+        ("refusal", ["The word … can't be taken."]),
     ],
 )
 def test_messages_are_found_in_the_source(function: str, found: list[str]) -> None:
-    """The finder itself: holes, names, choices, codes, forms; no fix, no programmer's mistake."""
+    """The finder itself: holes, names, choices, codes, forms, tables, refusals; no fix, no programmer's mistake."""
     tree = ast.parse(SOURCE)
     kept = [node for node in tree.body if not isinstance(node, ast.FunctionDef) or node.name == function]
     assert list(messages.of_module(ast.Module(kept, []))) == found
@@ -73,4 +90,16 @@ def test_messages_of_scripts_are_found() -> None:
     script = f'{first}\nwrong "${{1}} is no such option."\n'
     assert list(messages.of_script(script)) == [
         "Only … MB are free on …; make room there.", "… is no such option.",
+    ]  # fmt: skip
+
+
+def test_messages_of_the_pages_scripts_are_found() -> None:
+    script = """
+      // toast("What stands in a remark is nobody's message.");
+      const label = "Nothing but a label here.";
+      toast(plain ? text : `The server answered ${xhr.status ? `${xhr.status}` : "nothing"}. Load the page again.`);
+      if (!file) fault("Choose a file first.");
+    """
+    assert list(messages.of_page_script(script)) == [
+        "The server answered …. Load the page again.", "Choose a file first.",
     ]  # fmt: skip
