@@ -38,14 +38,14 @@ class _Known:
     command: str
     user: str | None
     started_at: float | None
-    has_our_home: bool
+    is_of_our_job: bool
 
 
 class ProcessWatch:
     """Tells of each process on a GPU whose it is. Thread-safe.
 
-    Ours is what this home's agent has started: it belongs to a live job, or its environment names this home, as that
-    of every job and of its children does.
+    Ours is what this home's agent has started: it belongs to a live job, or its environment names this home and a job,
+    as that of every job and of its children does. The home alone is in many a shell.
     """
 
     def __init__(self, home: Path, leaders: Leaders) -> None:
@@ -72,7 +72,7 @@ class ProcessWatch:
             user=known.user if known else None,
             started_at=known.started_at if known else None,
             job_id=job_id,
-            is_ours=job_id is not None or (known is not None and known.has_our_home),
+            is_ours=job_id is not None or (known is not None and known.is_of_our_job),
         )
 
     def _look_up(self, pid: int) -> _Known | None:
@@ -138,7 +138,8 @@ def _read(identity: ProcessIdentity, home: str) -> _Known:
         command=command,
         user=user,
         started_at=started_at,
-        has_our_home=b"PILOTHOUSE_HOME=" + os.fsencode(home) in variables,
+        is_of_our_job=b"PILOTHOUSE_HOME=" + os.fsencode(home) in variables
+        and any(one.startswith(b"PILOTHOUSE_JOB=") for one in variables),
     )
 
 

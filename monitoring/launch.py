@@ -90,6 +90,8 @@ def job_environment(spec: JobSpec, home: Path, environment: Mapping[str, str]) -
     workers = _section(spec, "data").get("workers")
     kept |= {
         "PILOTHOUSE_HOME": str(home),
+        # With the home it tells what an agent has started from what merely knows the home (a shell, an editor).
+        "PILOTHOUSE_JOB": str(spec.job_id),
         "HF_HOME": str(home / "tmp" / "huggingface"),
         "OMP_NUM_THREADS": threads,
         "RAYON_NUM_THREADS": threads,

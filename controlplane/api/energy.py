@@ -8,6 +8,7 @@ from ninja import Router
 from ninja.params.functions import Query
 
 from controlplane.api.keys import ActorRequest
+from controlplane.api.moments import moment
 from controlplane.api.schemas.energy import EnergyDays
 from controlplane.services import energy_history
 
@@ -22,10 +23,5 @@ def get_energy(
     end: Annotated[datetime | None, Query(alias="to")] = None,
 ) -> dict[str, Any]:
     """Each day, host and GPU: joules, kWh and cost, whoever used it; the last seven days without `from` and `to`."""
-    until = _aware(end) if end else timezone.now()
-    return energy_history.totals(_aware(begin) if begin else until - timedelta(days=DEFAULT_DAYS), until)
-
-
-def _aware(moment: datetime) -> datetime:
-    """A time without a zone is local time."""
-    return moment if timezone.is_aware(moment) else timezone.make_aware(moment)
+    until = moment("to", end) if end else timezone.now()
+    return energy_history.totals(moment("from", begin) if begin else until - timedelta(days=DEFAULT_DAYS), until)

@@ -6,6 +6,7 @@ from typing import Any
 from ninja import Query, Router
 
 from controlplane.api.keys import ActorRequest
+from controlplane.api.moments import moment
 from controlplane.api.schemas.hosts import EndedProcess, EndProcess, History, Host, HostList, OwnerlessList, Span
 from controlplane.errors import FieldFault, InvalidInputError, NotFoundError
 from controlplane.models import Host as HostRow
@@ -68,9 +69,10 @@ def _times(host: HostRow, asked: Span) -> tuple[float, float]:
     """The time asked for, in Unix seconds of the host's clock."""
     if asked.minutes is not None and asked.begin is not None:
         raise InvalidInputError("Ask for `minutes` or for `from`, not for both.", (FieldFault("minutes", "or from"),))
-    end = telemetry.host_now(host) if asked.end is None else asked.end.timestamp()
-    start = end - 60 * (asked.minutes or DEFAULT_MINUTES) if asked.begin is None else asked.begin.timestamp()
-    return start, end
+    end = telemetry.host_now(host) if asked.end is None else moment("to", asked.end).timestamp()
+    if asked.begin is not None:
+        return moment("from", asked.begin).timestamp(), end
+    return end - 60 * (asked.minutes or DEFAULT_MINUTES), end
 
 
 # --- GPU memory without an owner --------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def _host(host: Host) -> dict[str, Any]:
 def gpu(request: HttpRequest, name: str, index: int) -> HttpResponse:
     """One GPU's card, drawn anew when its power or its owners changed."""
     host = hosts.get(name)
-    row = next((row for row in host.gpus.all() if row.index == index), None)
+    row = next((row for row in hosts.gpus_of(host) if row.index == index), None)
     card = gpu_card(host, row) if row else None
     return render(request, "hosts/gpu.html", {"card": card})
 

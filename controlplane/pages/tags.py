@@ -166,8 +166,10 @@ def ago(value: datetime) -> str:
 
 
 @register.filter
-def clock(value: datetime | None) -> str:
-    """The time of day."""
+def clock(value: datetime | float | None) -> str:
+    """The time of day, of Unix seconds too."""
+    if isinstance(value, (int, float)):
+        value = datetime.fromtimestamp(value, UTC)
     return DASH if value is None else timezone.localtime(value).strftime("%H:%M:%S")
 
 

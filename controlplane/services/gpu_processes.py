@@ -99,7 +99,11 @@ def end(actor: Actor, host: str, pid: int, start_ticks: int, boot_id: str, *, ot
             audit(actor, "gpu_process.end", target, ended=False, refused=error.code, others=others, **facts)
         raise _refusal(error) from error
     except HostUnreachableError as error:
-        raise UnavailableError(f"{row.name} doesn't answer, so nothing was ended: {error}") from error
+        # The agent may have been asked, and have ended it, before it fell silent.
+        with transaction.atomic():
+            audit(actor, "gpu_process.end", target, ended=None, reason=str(error), others=others, **facts)
+        message = f"{row.name} doesn't answer, so it isn't known whether process {pid} has ended: {error}"
+        raise UnavailableError(message) from error
     _note(actor, row, target, answer, {**facts, "others": others})
     return Outcome(row.name, pid, seen["command"] if seen else "", answer["ended"], answer["reason"])
 

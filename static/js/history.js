@@ -12,6 +12,7 @@ const RELOAD_AFTER_SECONDS = 60;
 const RETRY_MS = 4000;
 const DRAW_EVERY_MS = { 15: 1000, 60: 4000 };
 const BANDS_UP_TO = 4;
+const GAP_SECONDS = 5;
 
 const charts = [...document.querySelectorAll(".history-chart")].map((element) => ({
   element, scale: Number(element.dataset.scale), top: element.dataset.top ? Number(element.dataset.top) : null,
@@ -201,6 +202,11 @@ function grow(read) {
   for (const [name, line] of lines) {
     const value = values.get(name);
     if (value === undefined || time <= (line.time.at(-1) ?? 0)) continue;
+    const last = line.time.at(-1);
+    if (last !== undefined && time - last > GAP_SECONDS) { // as the server marks a gap
+      line.time.push((last + time) / 2);
+      for (const kind of ["mean", "min", "max"]) line[kind].push(null);
+    }
     line.time.push(time);
     for (const kind of ["mean", "min", "max"]) line[kind].push(value);
     while (line.time[0] < time - minutes * 60) for (const kind of ["time", "mean", "min", "max"]) line[kind].shift();

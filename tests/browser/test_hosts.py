@@ -65,8 +65,9 @@ def points(product: Product, minutes: float = 15) -> list[float]:
 def held(product: Product, gpus: FakeGpus) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Two real processes that the first card says hold its memory: one of this home's, one of nobody's."""
     environment = {name: value for name, value in os.environ.items() if name != "PILOTHOUSE_HOME"}
+    ours = {**environment, "PILOTHOUSE_HOME": str(product.home), "PILOTHOUSE_JOB": "7"}
     started = {
-        "ours": subprocess.Popen([SLEEP, "600"], env={**environment, "PILOTHOUSE_HOME": str(product.home)}),
+        "ours": subprocess.Popen([SLEEP, "600"], env=ours),
         "strange": subprocess.Popen([SLEEP, "600"], env=environment),
     }
     listed = [f"{started['ours'].pid}:{3 << 30}", f"{started['strange'].pid}:{2 << 30}"]

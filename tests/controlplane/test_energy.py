@@ -361,12 +361,25 @@ def test_days_of_each_gpu_with_their_cost() -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [{"from": "2026-03-03", "to": "2026-03-01"}, {"from": "2026-01-01", "to": "2026-03-01"}, {"from": "soon"}]
+    "query",
+    [
+        {"from": "2026-03-03", "to": "2026-03-01"},
+        {"from": "2026-01-01", "to": "2026-03-01"},
+        {"from": "soon"},
+        {"from": "0001-01-01T00:00:00"},
+    ],
 )
 def test_a_time_that_makes_no_sense_is_refused(query: dict[str, str]) -> None:
     answer = factories.make_client("read").get("/api/energy", query)
     assert answer.status_code == 422
     assert answer.json()["faults"][0]["path"] == "from"
+
+
+@pytest.mark.parametrize("year", ["0001", "1969", "9999"])
+def test_an_end_that_nobody_can_mean_is_refused(year: str) -> None:
+    answer = factories.make_client("read").get("/api/energy", {"to": f"{year}-12-31T23:59:59Z"})
+    assert answer.status_code == 422
+    assert answer.json()["faults"][0]["path"] == "to"
 
 
 @pytest.mark.parametrize("days", [2, 3])

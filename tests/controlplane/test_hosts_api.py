@@ -104,6 +104,9 @@ def test_the_history_of_a_gpu_has_plain_names(tower: Host) -> None:
         ("/api/hosts/tower/history?minutes=5&from=7", 422, "not for both"),
         ("/api/hosts/tower/history?from=20&to=10", 422, "begin before"),
         ("/api/hosts/tower/history?from=yesterday", 422, "from"),
+        ("/api/hosts/tower/history?from=0001-01-01T00:00:00", 422, "from must lie between"),
+        ("/api/gpu/history?to=0001-01-01T00:00:00%2B14:00", 422, "to must lie between"),
+        ("/api/hosts/tower/history?to=9999-12-31T23:59:59", 422, "to must lie between"),
         ("/api/hosts/tower/history?max_points=100000", 422, "max_points"),
         ("/api/gpu/history?host=tower&index=9", 404, "GPU 9"), ("/api/gpu/history?host=nowhere", 404, "nowhere"),
     ],
@@ -173,11 +176,13 @@ def test_a_refusal_is_a_sentence_with_its_fix(agent: Agent, code: str, status: i
 
 
 @pytest.mark.usefixtures("tower")
-def test_a_host_that_does_not_answer_ends_nothing(agent: Agent) -> None:
+def test_of_a_host_that_does_not_answer_nobody_knows_whether_it_ended_it(agent: Agent) -> None:
     agent.answer = HostUnreachableError("no socket")
     answer = end(make_client("admin"))
     assert answer.status_code == 503
-    assert "tower doesn't answer, so nothing was ended" in answer.json()["detail"]
+    assert "it isn't known whether process 200 has ended" in answer.json()["detail"]
+    told = AuditLine.objects.get(action="gpu_process.end").detail
+    assert (told["ended"], told["reason"], told["is_ours"]) == (None, "no socket", True)
 
 
 @pytest.mark.usefixtures("tower")

@@ -207,7 +207,29 @@ def test_a_driver_that_does_not_answer_is_said_with_its_time() -> None:
     host.save()
     page = page_of("read", "/hosts/tower/")
     local = timezone.localtime(timezone.now()).fromtimestamp(since, timezone.get_current_timezone())
-    assert f"The driver is not answering since {local:%H:%M:%S}. NVML hangs." in page.by_id("main").text
+    said = f"The driver is not answering since {local:%H:%M:%S}. NVML hangs."
+    assert page.by_id("main").text.count(said) == 1
+    host.reading = {**host.reading, "gpus": []}
+    host.save()
+    for path in ("/hosts/tower/", "/hosts/"):
+        text = page_of("read", path).by_id("main").text
+        assert text.count(said) == 1
+        assert "No GPU on this host" not in text
+    host.reading = {**host.reading, "gpu_fault": None, "gpu_fault_since": None}
+    host.save()
+    assert "No GPU on this host" in page_of("read", "/hosts/").by_id("main").text
+
+
+def test_a_card_that_was_replaced_is_shown_as_the_new_one() -> None:
+    host = make_host("tower", gpus=1)
+    old = host.gpus.get().uuid
+    host.reading = {**host.reading, "gpus": []}
+    host.save()
+    make_gpu(host, 0, uuid="GPU-new", name="NEW CARD")
+    answer = client_of("admin").get("/hosts/tower/gpus/0")
+    assert answer.status_code == 200
+    assert b"NEW CARD" in answer.content
+    assert old.encode() not in answer.content
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ def test_the_environment_is_scrubbed_and_complete(home: Path, tmp_path: Path, mo
     assert environment["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
     assert environment["OMP_NUM_THREADS"] == environment["RAYON_NUM_THREADS"] == "3"
     assert environment["PILOTHOUSE_HOME"] == str(home)
+    assert environment["PILOTHOUSE_JOB"] == str(spec["job_id"])
     assert environment["HF_HOME"] == str(home / "tmp" / "huggingface")
     assert environment["HF_HUB_OFFLINE"] == "1"
     assert {"HF_TOKEN", "PYTHONPATH", "PYTEST_CURRENT_TEST"}.isdisjoint(environment)

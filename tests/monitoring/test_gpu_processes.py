@@ -62,6 +62,11 @@ def described(agent: Agent, pid: int) -> GpuProcess:
 # --- Whose it is ---
 
 
+def of_job(home: Path) -> dict[str, str]:
+    """What the agent gives a job to know."""
+    return {"PILOTHOUSE_HOME": str(home), "PILOTHOUSE_JOB": "7"}
+
+
 def test_a_process_is_told_by_all_that_names_it(gpus: FakeGpus, agent: Agent) -> None:
     with process() as running:
         gpus.set_processes(0, {running.pid: 3 << 20})
@@ -75,11 +80,12 @@ def test_a_process_is_told_by_all_that_names_it(gpus: FakeGpus, agent: Agent) ->
 
 
 def test_what_this_home_started_is_ours_though_its_job_is_gone(gpus: FakeGpus, agent: Agent, home: Path) -> None:
-    ours, theirs = {"PILOTHOUSE_HOME": str(home)}, {"PILOTHOUSE_HOME": f"{home}-of-others"}
-    with process(env=ours) as orphan, process(env=theirs) as stranger:
-        gpus.set_processes(0, {orphan.pid: 1, stranger.pid: 1})
+    theirs, shell = {**of_job(home), "PILOTHOUSE_HOME": f"{home}-of-others"}, {"PILOTHOUSE_HOME": str(home)}
+    with process(env=of_job(home)) as orphan, process(env=theirs) as stranger, process(env=shell) as script:
+        gpus.set_processes(0, {orphan.pid: 1, stranger.pid: 1, script.pid: 1})
         assert (described(agent, orphan.pid)["job_id"], described(agent, orphan.pid)["is_ours"]) == (None, True)
         assert described(agent, stranger.pid)["is_ours"] is False
+        assert described(agent, script.pid)["is_ours"] is False  # started by hand, where the home is exported
 
 
 def test_a_descendant_in_a_session_of_its_own_belongs_to_the_job(tmp_path: Path) -> None:
@@ -111,7 +117,7 @@ def test_in_a_container_a_number_of_nvmls_is_told_by_what_the_process_has_open(
 ) -> None:
     """NVML counts in the host's numbers; in a container of its own the same number is another process."""
     monkeypatch.setattr(gpu_processes, "DEVICES", tmp_path)
-    device, ours = tmp_path / "nvidia0", {"PILOTHOUSE_HOME": str(home)}
+    device, ours = tmp_path / "nvidia0", of_job(home)
     device.touch()
     with process(env=ours) as bystander, process(sys.executable, "-S", "-c", HOLDS, str(device), env=ours) as holder:
         gpus.set_processes(0, {bystander.pid: 1 << 30, holder.pid: 1 << 30})
@@ -132,7 +138,7 @@ def test_in_a_container_a_number_of_nvmls_is_told_by_what_the_process_has_open(
 
 
 def test_an_orphan_of_ours_ends_by_sigterm(gpus: FakeGpus, agent: Agent, home: Path) -> None:
-    with process(env={"PILOTHOUSE_HOME": str(home)}) as orphan:
+    with process(env=of_job(home)) as orphan:
         gpus.set_processes(0, {orphan.pid: 1 << 30})
         assert end(agent, identity_of(orphan)) == {"ended": True, "reason": None}
         assert orphan.wait(5) == -signal.SIGTERM
@@ -234,7 +240,7 @@ def test_another_users_process_is_refused_with_the_line_that_ends_it() -> None:
 def test_a_process_is_ended_through_the_socket(nvml_library: Path, home: Path, tmp_path: Path) -> None:
     gpus = FakeGpus(tmp_path / "nvml.txt")
     environment = {"LD_LIBRARY_PATH": str(nvml_library.parent), "FAKE_NVML": str(gpus.path)}
-    with agent_process(home, **environment), process(env={"PILOTHOUSE_HOME": str(home)}, cwd=CHECKOUT) as orphan:
+    with agent_process(home, **environment), process(env=of_job(home), cwd=CHECKOUT) as orphan:
         gpus.set_processes(0, {orphan.pid: 1})
         identity = identity_of(orphan)
         args = {"pid": identity.pid, "start_ticks": identity.start_ticks, "boot_id": identity.boot_id, "others": False}
