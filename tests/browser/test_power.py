@@ -135,6 +135,21 @@ def test_a_limit_that_something_else_changes_is_shown_and_set_again(
     expect(row.locator('[data-figure="power_limit_watts"]')).to_have_text("280")
 
 
+def test_a_card_of_a_host_that_is_away_holds_up_no_other(product: Product, open_page: OpenPage, gpus: FakeGpus) -> None:
+    page = open_page("read").page
+    page.goto("/power/")
+    page.evaluate("""() => {
+      const row = document.querySelector("[data-power-gpu]"), away = row.cloneNode(true);
+      away.dataset.powerGpu = "GPU-away";
+      away.removeAttribute("aria-label");
+      row.before(away);
+    }""")
+    gpus.set_gpu(0, temperature=71)
+    row = page.get_by_label(re.compile("^GPU 0 on "))
+    expect(row.locator('[data-figure="temperature_celsius"]')).to_have_text("71")
+    expect(page.locator("[data-most]")).to_have_text("71")
+
+
 def test_a_hot_card_loses_power_and_gets_it_back(product: Product, open_page: OpenPage, gpus: FakeGpus) -> None:
     with product.client("admin") as client:
         client.post("/api/settings/power_profile?profile=max&gpu=1").raise_for_status()
