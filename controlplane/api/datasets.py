@@ -11,9 +11,18 @@ from django.utils.http import content_disposition_header
 from ninja import Router, Status
 
 from controlplane.api.keys import ActorRequest
-from controlplane.api.schemas.datasets import Dataset, DatasetDetail, DatasetList, Preview, Validate, Validation
+from controlplane.api.schemas.datasets import (
+    Dataset,
+    DatasetDetail,
+    DatasetList,
+    GeneratorList,
+    Preview,
+    Validate,
+    Validation,
+)
 from controlplane.errors import FieldFault, InvalidInputError, TooLargeError
-from controlplane.services import datasets, profile_preview
+from controlplane.services import datasets, lineage, profile_preview
+from controlplane.services.lineage import Lineage
 
 router = Router(tags=["Datasets"])
 FORM = {
@@ -28,6 +37,9 @@ FORM = {
                         "file": {"type": "string", "format": "binary"},
                         "name": {"type": "string", "minLength": 1, "maxLength": 200},
                         "eval_fraction": {"type": "number", "minimum": 0, "maximum": 0.5, "default": 0.05},
+                        "generator": {"type": "string", "maxLength": 100},
+                        "generator_version": {"type": "string", "maxLength": 100},
+                        "parents": {"type": "string", "description": "Ids of datasets, with commas between them."},
                     },
                 }
             }
@@ -60,7 +72,11 @@ def create(request: ActorRequest) -> Status[dict[str, Any]]:
             (FieldFault("file", "a file"),),
         )
     name, fraction = str(request.POST.get("name", "")), _fraction(str(request.POST.get("eval_fraction") or "0.05"))
-    dataset, created = datasets.receive_small(request.actor, file, name, fraction)
+    said = Lineage(
+        str(request.POST.get("generator", "")), str(request.POST.get("generator_version", "")),
+        lineage.parents_from_text(str(request.POST.get("parents", ""))),
+    )  # fmt: skip
+    dataset, created = datasets.receive_small(request.actor, file, name, fraction, said)
     return Status(201 if created else 200, datasets.facts(dataset))
 
 
@@ -78,6 +94,12 @@ def _fraction(text: str) -> float:
 def list_datasets(request: ActorRequest) -> dict[str, Any]:
     """All versions of all datasets, newest first."""
     return {"datasets": [datasets.facts(dataset) for dataset in datasets.list_datasets()]}
+
+
+@router.get("/datasets/generators", response=GeneratorList)
+def list_generators(request: ActorRequest) -> dict[str, Any]:
+    """Whose data fails most: generators by the share of their rows that were rejected."""
+    return {"generators": lineage.generators()}
 
 
 @router.get("/datasets/{int:dataset_id}", response=DatasetDetail)

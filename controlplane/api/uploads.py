@@ -8,6 +8,7 @@ from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.datasets import BeginUpload, CompleteUpload, Dataset, Part, Upload
 from controlplane.errors import InvalidInputError
 from controlplane.services import datasets, uploads
+from controlplane.services.lineage import Lineage
 
 router = Router(tags=["Uploads"])
 RAW_BODY = {
@@ -44,7 +45,8 @@ def put_part(request: ActorRequest, upload_id: str, number: int) -> dict[str, An
 @router.post("/uploads/{uuid:upload_id}/complete", response={200: Dataset, 201: Dataset})
 def complete(request: ActorRequest, upload_id: str, payload: CompleteUpload) -> Status[dict[str, Any]]:
     """Makes the dataset. 200 with the dataset that is here already when the same bytes came before."""
-    dataset, created = uploads.complete(request.actor, str(upload_id), payload.name, payload.eval_fraction)
+    said = Lineage(payload.generator, payload.generator_version, tuple(payload.parents))
+    dataset, created = uploads.complete(request.actor, str(upload_id), payload.name, payload.eval_fraction, said)
     return Status(201 if created else 200, datasets.facts(dataset))
 
 

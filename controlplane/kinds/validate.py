@@ -7,7 +7,7 @@ from controlplane.live.announce import publish
 from controlplane.models import Attempt, Job, LanguageModel
 from controlplane.models.datasets import Level
 from controlplane.models.language_models import ModelState
-from controlplane.services import datasets, settings
+from controlplane.services import datasets, lineage, settings
 from monitoring import events as ev
 from monitoring.events import Artefact, Event, Inputs, JobSpec
 
@@ -34,7 +34,7 @@ class ValidateKind(JobKind):
                 "max_fault_fraction": settings.get("datasets.max_fault_fraction"),
                 "token_sample_rows": settings.get("datasets.token_sample_rows"),
                 "max_unpacked_bytes": settings.get("datasets.max_unpacked_bytes"),
-                "filename": dataset.filename,
+                "filename": dataset.filename, "lineage": lineage.said(dataset),
             },
             inputs=Inputs(
                 dataset=Artefact(str(dataset.pk), str(dataset.folder), dataset.sha256),

@@ -66,6 +66,10 @@ class Dataset(models.Model):
     report = models.JSONField(null=True, blank=True)
     reason = models.TextField(blank=True)
     eval_fraction = models.FloatField(default=0.05)
+    rejected_rows = models.PositiveIntegerField(null=True, blank=True)
+    generator = models.CharField(max_length=100, blank=True)
+    generator_version = models.CharField(max_length=100, blank=True)
+    parents = models.JSONField(default=list, blank=True)  # [{"id", "name", "version", "sha256"}]
     job = models.ForeignKey(Job, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField(default=timezone.now)

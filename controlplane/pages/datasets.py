@@ -12,7 +12,7 @@ from controlplane.models import Dataset
 from controlplane.models.datasets import DatasetStatus, Level
 from controlplane.pages.actors import actor
 from controlplane.pages.topics import mark
-from controlplane.services import datasets, settings
+from controlplane.services import datasets, lineage, settings
 from training.profiles.base import profile_names
 
 PREVIEW_ROWS = 10
@@ -28,8 +28,20 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
 
 def dataset_upload(request: HttpRequest) -> HttpResponse:
     """The form; upload.js sends the file in parts through the API."""
-    limits = {"max_bytes": settings.get("uploads.max_bytes"), "suffixes": ",".join(datasets.SUFFIXES)}
-    return render(request, "datasets/upload.html", limits)
+    context = {
+        "max_bytes": settings.get("uploads.max_bytes"), "suffixes": ",".join(datasets.SUFFIXES),
+        "parents": datasets.list_datasets()[:500], "generators": lineage.generators(),
+    }  # fmt: skip
+    return render(request, "datasets/upload.html", context)
+
+
+def dataset_generators(request: HttpRequest) -> HttpResponse:
+    """Whose data fails most."""
+    rows = [
+        {**item, "percent": None if (share := item["failed_fraction"]) is None else f"{100 * share:.2f}"}
+        for item in lineage.generators()
+    ]
+    return render(request, "datasets/generators.html", {"rows": rows})
 
 
 def dataset_page(request: HttpRequest, dataset_id: int) -> HttpResponse:
@@ -41,7 +53,7 @@ def dataset_page(request: HttpRequest, dataset_id: int) -> HttpResponse:
         "live": live, "dataset": dataset, "report": report, "tokens": report.get("tokens"),
         "bars": _bars(report), "mine": actor(request).may_change(dataset.created_by),
         "deep_tables": _deep_tables(report), "runs": dataset.runs.order_by("-id")[:10],
-        "balance": _balance(report), "checks": _checks(dataset),
+        "balance": _balance(report), "checks": _checks(dataset), "children": lineage.children(dataset),
         **_preview(dataset, _offset(request)),
     }  # fmt: skip
     template = "datasets/body.html" if request.headers.get("HX-Request") else "datasets/page.html"

@@ -49,6 +49,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("models/at/<path:name>", models.model_page, name="model"),
     path("datasets/", datasets.dataset_list, name="datasets"),
     path("datasets/upload", datasets.dataset_upload, name="dataset-upload"),
+    path("datasets/generators", datasets.dataset_generators, name="dataset-generators"),
     path("datasets/<int:dataset_id>/", datasets.dataset_page, name="dataset"),
     path("datasets/<int:dataset_id>/preview", datasets.dataset_preview, name="dataset-preview"),
     path("datasets/<int:dataset_id>/validate", datasets.dataset_validate, name="dataset-validate"),

@@ -26,7 +26,9 @@ from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.datasets import DatasetStatus, Level
 from controlplane.models.jobs import ENDED, Kind
 from controlplane.services import jobs
+from controlplane.services import lineage as lineage_service
 from controlplane.services.access import audit
+from controlplane.services.lineage import Lineage
 from monitoring.files import publish_folder
 from training.data.rows import UnreadableRowsError, read_rows
 from training.profiles.base import profile_names
@@ -35,6 +37,7 @@ SMALL_FILE_BYTES = 32 << 20
 SUFFIXES = (".jsonl", ".json", ".ndjson", ".txt", ".csv", ".tsv", ".parquet", ".gz")
 """What a file may be called; its first bytes tell what it is (`training.data.sources`)."""
 MAX_PREVIEW_ROWS = 200
+UNSAID = Lineage()
 LEVEL_TITLES = {Level.QUICK: " (quick)", Level.STANDARD: "", Level.DEEP: " (deep)"}
 ASIDE = "dataset-gone-"
 """How folders under `tmp/` begin that only wait for their removal."""
@@ -91,13 +94,15 @@ def check_filename(filename: str) -> str:
 # --- Taking in --------------------------------------------------------------------------------------------------------
 
 
-def receive_small(actor: Actor, file: ReceivedFile, name: str, eval_fraction: float) -> tuple[Dataset, bool]:
+def receive_small(
+    actor: Actor, file: ReceivedFile, name: str, eval_fraction: float, lineage: Lineage = UNSAID
+) -> tuple[Dataset, bool]:
     """Takes a file that came in one piece. Returns the dataset and whether it is new.
 
     Raises InvalidInputError for what it is called, TooLargeError beyond SMALL_FILE_BYTES.
     """
     actor.require(Role.USE)
-    name, eval_fraction = check_name(name), check_eval_fraction(eval_fraction)
+    name, eval_fraction, lineage = check_name(name), check_eval_fraction(eval_fraction), lineage.check()
     filename = check_filename(file.name or "")
     if (file.size or 0) > SMALL_FILE_BYTES:
         raise TooLargeError(f"The file has {file.size} bytes; a form takes {SMALL_FILE_BYTES}. {OTHER_WAY}")
@@ -111,13 +116,13 @@ def receive_small(actor: Actor, file: ReceivedFile, name: str, eval_fraction: fl
         stream.flush()
         return adopt(
             actor, Path(stream.name), sha256=digest.hexdigest(), filename=filename, name=name,
-            eval_fraction=eval_fraction,
+            eval_fraction=eval_fraction, lineage=lineage,
         )  # fmt: skip
 
 
 def adopt(
     actor: Actor, source: Path, *, sha256: str, filename: str, name: str, eval_fraction: float,
-    level: str = Level.STANDARD,
+    level: str = Level.STANDARD, lineage: Lineage = UNSAID,
 ) -> tuple[Dataset, bool]:  # fmt: skip
     """Makes a dataset of a file under `tmp/` whose hash is known, and has it checked; the file is linked, not moved.
 
@@ -133,7 +138,8 @@ def adopt(
             last = Dataset.objects.filter(name=name).aggregate(Max("version"))["version__max"] or 0
             dataset = Dataset.objects.create(
                 name=name, version=last + 1, filename=filename, sha256=sha256, bytes=source.stat().st_size,
-                eval_fraction=eval_fraction, created_by=actor.name,
+                eval_fraction=eval_fraction, created_by=actor.name, generator=lineage.generator,
+                generator_version=lineage.version, parents=lineage.parent_facts(),
             )  # fmt: skip
             if not _is_whole(dataset.folder, dataset.bytes):  # a row that had the same bytes came and went meanwhile
                 raise ConflictError(f"The same file was deleted at this moment. Send {filename} again.")
@@ -238,10 +244,10 @@ def finished(dataset_id: int, values: dict[str, Any]) -> None:
     if level == Level.STANDARD:
         dataset.status = DatasetStatus(values["status"])
         dataset.examples, dataset.reason = values["examples"], values["reason"]
-        dataset.report = report
+        dataset.report, dataset.rejected_rows = report, values.get("faulty")
     else:
         dataset.report = {**(dataset.report or {}), level: {**report, "checked_at": timezone.now().isoformat()}}
-    dataset.save(update_fields=["status", "examples", "report", "reason"])
+    dataset.save(update_fields=["status", "examples", "report", "reason", "rejected_rows"])
     _announce(dataset)
     if level == Level.QUICK and not _is_known(dataset):
         _go_on(dataset, report)
@@ -314,8 +320,8 @@ def facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def whole_facts(dataset: Dataset) -> dict[str, Any]:
-    """The same with the report: its faults by line, how many there are in all, and the token statistics."""
-    return {**facts(dataset), "report": dataset.report}
+    """The same with its lineage and the report: faults by line, how many there are in all, token statistics."""
+    return {**facts(dataset), "lineage": lineage_service.facts(dataset), "report": dataset.report}
 
 
 def preview(dataset: Dataset, offset: int, limit: int) -> dict[str, Any]:

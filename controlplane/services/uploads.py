@@ -28,6 +28,7 @@ from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import PART_BYTES
 from controlplane.services import datasets, settings
 from controlplane.services.access import audit
+from controlplane.services.lineage import Lineage
 from monitoring.files import replacing
 
 BLOCK_BYTES = 256 << 10
@@ -142,7 +143,9 @@ def facts(upload: Upload) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def complete(actor: Actor, upload_id: str, name: str, eval_fraction: float) -> tuple[Dataset, bool]:
+def complete(
+    actor: Actor, upload_id: str, name: str, eval_fraction: float, lineage: Lineage = datasets.UNSAID
+) -> tuple[Dataset, bool]:
     """Puts the parts together and makes the dataset; returns it and whether it is new (the same bytes may be here).
 
     Raises ConflictError when parts are missing, InvalidInputError when the hash is another than was said: what has come
@@ -150,6 +153,7 @@ def complete(actor: Actor, upload_id: str, name: str, eval_fraction: float) -> t
     """
     upload = get(actor, upload_id)
     name, eval_fraction = datasets.check_name(name), datasets.check_eval_fraction(eval_fraction)
+    lineage = lineage.check()
     missing = sorted(set(range(1, upload.part_count + 1)) - set(parts_held(upload)))
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
@@ -163,7 +167,13 @@ def complete(actor: Actor, upload_id: str, name: str, eval_fraction: float) -> t
             "or begin anew."
         )
     dataset, created = datasets.adopt(
-        actor, whole, sha256=sha256, filename=upload.filename, name=name, eval_fraction=eval_fraction
+        actor,
+        whole,
+        sha256=sha256,
+        filename=upload.filename,
+        name=name,
+        eval_fraction=eval_fraction,
+        lineage=lineage,
     )
     _remove(upload)
     return dataset, created

@@ -126,7 +126,9 @@ async function sendPart(url, blob) {
 async function complete(id, key, share) {
   part("amount").textContent = "All here. The server puts it together…";
   part("speed").textContent = "";
-  const body = JSON.stringify({ name: nameInput.value.trim(), eval_fraction: share });
+  const parents = [...part("parents").selectedOptions].map((option) => Number(option.value));
+  const origin = { generator: part("generator").value, generator_version: part("generator_version").value, parents };
+  const body = JSON.stringify({ name: nameInput.value.trim(), eval_fraction: share, ...origin });
   const dataset = await (await send(`${form.dataset.api}/${id}/complete`, { method: "POST", body, headers: { "Content-Type": "application/json" } })).json();
   forget(key);
   location.assign(`${form.dataset.page}${dataset.id}/`);

@@ -29,7 +29,8 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 ROLES = ("read", "use", "admin")
 EVERYBODYS = (
     "/", "/runs/", "/runs/new", "/runs/{run}/", "/models/", "/models/add", "/models/at/{model}", "/datasets/",
-    "/datasets/upload", "/datasets/{dataset}/", "/datasets/{dataset}/preview", "/chat", "/queue/", "/hosts/",
+    "/datasets/upload", "/datasets/generators", "/datasets/{dataset}/", "/datasets/{dataset}/preview", "/chat",
+    "/queue/", "/hosts/",
     "/hosts/{host}/", "/hosts/{host}/gpus/0", "/power/", "/power/cards", "/settings/",
     "/settings/values", "/password", "/navigation",
     "/bridge/instruments", "/bridge/running", "/bridge/work", "/bridge/lately",

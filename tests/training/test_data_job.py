@@ -65,6 +65,14 @@ def test_good_rows_make_it_ready(tmp_path: Path, model: Path) -> None:
     assert report["dropped_keys"] == {"score": 1}
 
 
+def test_the_lineage_is_what_was_said_and_what_became_of_it(tmp_path: Path) -> None:
+    said = {"generator": "writer", "generator_version": "1.2", "parents": [{"id": 1, "name": "a"}]}
+    attempt = make_validation(tmp_path, GOOD * 200 + "oops\n", lineage=said)
+    assert attempt.run() == 0
+    record = json.loads((tmp_path / "dataset" / "lineage.json").read_text())
+    assert record.items() >= {**said, "rows_accepted": 200, "rows_rejected": 1, "spec": "chat_sft_v1"}.items()
+
+
 def test_quick_looks_and_writes_nothing(tmp_path: Path) -> None:
     good = make_validation(tmp_path, GOOD * 30, level="quick", filename="chats.jsonl")
     assert good.run() == 0
@@ -113,16 +121,16 @@ def test_too_many_faulty_rows_reject_it(tmp_path: Path) -> None:
     assert "First at line 301" in values["reason"]
     assert (values["report"]["fault_count"], len(values["report"]["faults"])) == (150, 100)
     assert values["report"]["tokens"] is None
-    assert files_of(tmp_path) == {"source.jsonl", "report.json"}
+    assert files_of(tmp_path) == {"source.jsonl", "report.json", "lineage.json"}
 
 
 def test_the_fraction_is_a_setting(tmp_path: Path) -> None:
     assert make_validation(tmp_path, GOOD * 300 + "oops\n" * 150, max_fault_fraction=0.5).run() == 0
-    assert files_of(tmp_path) == {"source.jsonl", "report.json", "rows.jsonl"}
+    assert files_of(tmp_path) == {"source.jsonl", "report.json", "lineage.json", "rows.jsonl"}
     stricter = make_validation(tmp_path, None, max_fault_fraction=0.1)
     assert stricter.run() == 0
     assert stricter.result()["status"] == "rejected"
-    assert files_of(tmp_path) == {"source.jsonl", "report.json"}
+    assert files_of(tmp_path) == {"source.jsonl", "report.json", "lineage.json"}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +165,7 @@ def test_a_bad_file_is_rejected_with_a_sentence_and_leaves_no_rows(
     assert attempt.run() == 0
     assert attempt.result()["status"] == "rejected"
     assert words in attempt.result()["reason"]
-    assert files_of(tmp_path) == {"source.jsonl", "report.json"}
+    assert files_of(tmp_path) == {"source.jsonl", "report.json", "lineage.json"}
 
 
 def test_a_line_of_200_megabytes_is_a_fault_and_takes_no_memory(tmp_path: Path) -> None:
@@ -187,7 +195,7 @@ def test_a_large_table_is_read_in_bounded_memory(tmp_path: Path, packed: bool) -
     values = attempt.result()
     assert (values["status"], values["examples"]) == ("ready", 8000), values["reason"]
     assert values["report"]["source"]["format"] == ("parquet.gz" if packed else "parquet")
-    assert files_of(tmp_path) == {"source.parquet", "report.json", "rows.jsonl"}
+    assert files_of(tmp_path) == {"source.parquet", "report.json", "lineage.json", "rows.jsonl"}
 
 
 def test_rows_that_become_too_much_are_stopped(tmp_path: Path) -> None:
@@ -197,7 +205,7 @@ def test_rows_that_become_too_much_are_stopped(tmp_path: Path) -> None:
     attempt = make_validation(tmp_path, None, max_unpacked_bytes=20 << 20)
     assert attempt.run() == 0
     assert attempt.result()["reason"].startswith("The rows come to more than 20,971,520 bytes. Split the file")
-    assert files_of(tmp_path) == {"source.parquet", "report.json"}
+    assert files_of(tmp_path) == {"source.parquet", "report.json", "lineage.json"}
 
 
 def test_doubles_are_counted(tmp_path: Path) -> None:
@@ -290,7 +298,7 @@ def test_what_a_killed_attempt_left_is_cleared(tmp_path: Path) -> None:
     attempt = make_validation(tmp_path, GOOD)
     (tmp_path / "dataset" / ".rows.jsonl.abcd").write_text("half")
     assert attempt.run() == 0
-    assert files_of(tmp_path) == {"source.jsonl", "rows.jsonl", "report.json"}
+    assert files_of(tmp_path) == {"source.jsonl", "rows.jsonl", "report.json", "lineage.json"}
 
 
 def test_a_large_file_takes_little_memory_and_no_torch(tmp_path: Path, model: Path) -> None:

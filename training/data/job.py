@@ -1,11 +1,12 @@
-"""The verb `validate`: checks an uploaded dataset and writes `rows.jsonl` and `report.json` beside it.
+"""The verb `validate`: checks a dataset and writes `rows.jsonl`, `report.json` and `lineage.json` beside it.
 
 That is the level `standard`. `quick` looks at a sample of rows, `deep` at what only the whole shows; neither writes.
-Runs as one job process without torch and transformers. Both files appear whole or not at all; a rejected dataset has a
-report and no rows.
+Runs as one job process without torch and transformers. The files appear whole or not at all; a rejected dataset has
+no rows.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from training.profiles.base import BrokenProfileError, Profile, UnknownProfileEr
 
 ROWS_FILE = "rows.jsonl"
 REPORT_FILE = "report.json"
+LINEAGE_FILE = "lineage.json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ValidationConfig:
     token_sample_rows: int = 5_000
     max_unpacked_bytes: int = 64 << 30
     filename: str = ""
+    lineage: dict[str, Any] = field(default_factory=dict)
     level: str = "standard"
     examples: int = 0
     eval_fraction: float = 0.05
@@ -96,6 +99,7 @@ def validate_dataset(spec: JobSpec, events: EventWriter) -> dict[str, Any]:
         "source": {"name": config.filename or source.name, "bytes": source.stat().st_size, "format": format_name},
     }
     write_json(folder / REPORT_FILE, report)
+    write_json(folder / LINEAGE_FILE, _lineage(config, findings, format_name))
     _tell(findings, reason, events)
     return {
         "level": "standard",
@@ -106,6 +110,14 @@ def validate_dataset(spec: JobSpec, events: EventWriter) -> dict[str, Any]:
         "report": report,
         "reason": report["reason"],
     }
+
+
+def _lineage(config: ValidationConfig, findings: Findings, format_name: str | None) -> dict[str, Any]:
+    """Where the dataset comes from, as its owner says, and what was made of it here."""
+    return {
+        **config.lineage, "format": format_name, "spec": findings.spec, "rows_accepted": findings.accepted,
+        "rows_rejected": findings.faulty, "validated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
 
 
 def _quick(path: Path, config: ValidationConfig, events: EventWriter) -> dict[str, Any]:
@@ -161,7 +173,7 @@ def _source_of(folder: Path) -> Path:
 
 def _clear_leftovers(folder: Path) -> None:
     """Removes what an attempt that was killed has left: it may be as large as the dataset."""
-    for prefix in (f".{ROWS_FILE}.", f".{REPORT_FILE}.", UNPACKED_PREFIX):
+    for prefix in (f".{ROWS_FILE}.", f".{REPORT_FILE}.", f".{LINEAGE_FILE}.", UNPACKED_PREFIX):
         for leftover in folder.glob(f"{prefix}*"):
             leftover.unlink()
 

@@ -33,10 +33,16 @@ class Part(Schema):
 
 
 class CompleteUpload(Schema):
-    """What the dataset is to be called, and the share of rows that is kept for evaluation."""
+    """What the dataset is to be called, the share of rows that is kept for evaluation, and where it comes from.
+
+    `generator` names what made it, `parents` are ids of the datasets it was made of.
+    """
 
     name: str
     eval_fraction: float = Field(0.05, ge=0, le=0.5)
+    generator: str = ""
+    generator_version: str = ""
+    parents: list[int] = []
 
 
 class Dataset(Schema):
@@ -74,10 +80,49 @@ class Validation(Schema):
     level: str
 
 
-class DatasetDetail(Dataset):
-    """With the report: `faults` [{line, code, message}], `fault_count`, `tokens` and more; None before validation."""
+class Parent(Schema):
+    """A dataset that another one was made of; it may be gone."""
 
+    id: int
+    name: str
+    version: int
+    sha256: str
+
+
+class Lineage(Schema):
+    """Where a dataset comes from, and what its validation made of it."""
+
+    generator: str
+    generator_version: str
+    parents: list[Parent]
+    rows_accepted: int | None
+    rows_rejected: int | None
+
+
+class DatasetDetail(Dataset):
+    """With lineage and report (`faults` [{line, code, message}], `fault_count`, `tokens` …); None before validation."""
+
+    lineage: Lineage
     report: dict[str, Any] | None
+
+
+class Generator(Schema):
+    """What became of the data of one generator; `failed_fraction` is rejected rows by all, None without rows."""
+
+    generator: str
+    generator_version: str
+    datasets: int
+    rejected_datasets: int
+    rows_accepted: int
+    rows_rejected: int
+    failed_fraction: float | None
+    fault_codes: dict[str, int]
+
+
+class GeneratorList(Schema):
+    """The generator whose data fails most first; one without a name stands for all data whose maker nobody named."""
+
+    generators: list[Generator]
 
 
 class DatasetList(Schema):
@@ -89,7 +134,7 @@ class DatasetList(Schema):
 class Preview(Schema):
     """Rows as they are trained on: {"messages": [...]} or {"text": ...}.
 
-    Where a profile was named, each has the same once more under `after`, shaped by the `profile` {name, version}.
+    Where a profile was named, each has the same once more under `after`, shaped by the `profile` {name, version, description}.
     """
 
     offset: int
