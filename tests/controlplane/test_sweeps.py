@@ -139,7 +139,7 @@ def test_each_profile_is_measured_and_the_thriftiest_fast_one_recommended(
         assert row["joules_per_token"] == pytest.approx(DRAW * limit / row["tokens_per_second"], rel=0.001)
         assert row["seconds"] == pytest.approx(end - begin, abs=0.01)
         assert row["seconds"] >= 1
-    assert (sweep.recommended, sweep.reason) == sweeps.recommend(sweep.results)  # type: ignore[arg-type]
+    assert (sweep.recommended, sweep.reason) == sweeps.recommend(sweep.results)
     assert sweep.recommended in power.PROFILES
     assert {body["max_tokens"] for body in rig.engine.asked} == {20}
     questions = [body["messages"][0]["content"] for body in rig.engine.asked]
