@@ -95,8 +95,10 @@ def _changed(role: str, text: str, original: str | None) -> Turn:
     if not words or words not in text:
         return Turn(role, _cut(text), is_new=text != original)
     before, _, behind = text.partition(words)
-    has_grown = bool(before.strip() or behind.strip())
-    return Turn(role, _cut(words), _cut(before), _cut(behind)) if has_grown else Turn(role, _cut(text))
+    head, tail = before.rstrip(), behind.lstrip()
+    # Blank space next to the words belongs to them: marked, it would be a blot.
+    kept = before[len(head) :] + _cut(words) + behind[: len(behind) - len(tail)]
+    return Turn(role, kept, _cut(head), _cut(tail))
 
 
 def _cut(text: str) -> str:

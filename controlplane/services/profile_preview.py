@@ -25,7 +25,11 @@ def preview(
     profile = _loaded(profile_name, system_prompt, options)
     found = datasets.preview(dataset, offset, limit)
     rows = [{**row, "after": _after(profile, row, offset + place)} for place, row in enumerate(found["rows"])]
-    return {**found, "rows": rows, "profile": {"name": profile.name, "version": profile.version}}
+    return {**found, "rows": rows, "profile": _facts(profile)}
+
+
+def _facts(profile: Profile) -> dict[str, str]:
+    return {"name": profile.name, "version": profile.version, "description": profile.description}
 
 
 def _loaded(name: str, system_prompt: str, options: Mapping[str, Any] | None) -> Profile:

@@ -15,7 +15,7 @@ from django.forms import BoundField
 from controlplane.models import Dataset, LanguageModel
 from controlplane.pages.forms.base import PageForm, dress
 from training.config.fields import FieldInfo, sections
-from training.profiles.base import load_profile, profile_names
+from training.profiles.base import profile_names
 
 CHOSEN_ABOVE = frozenset({"data.train_dataset", "model.model", "profile.name", "output.output_dir"})
 """Settings that the form asks in its own words, or that are no choice."""
@@ -148,7 +148,7 @@ class RunForm(PageForm):
     )  # fmt: skip
     dataset = forms.ChoiceField(label="Dataset")
     model = forms.ChoiceField(label="Model to start from")
-    profile = forms.ChoiceField(label="Profile")
+    profile = forms.ChoiceField(label="Profile", help_text="How each example is shaped: see below.")
     priority = forms.ChoiceField(label="Place in the queue", choices=PRIORITIES)
 
     def __init__(self, datasets: Iterable[Dataset], models: Iterable[LanguageModel], *args: Any, **kwargs: Any) -> None:
@@ -156,8 +156,6 @@ class RunForm(PageForm):
         self._choose("dataset", [(str(row.pk), f"{row} · {row.examples:,} examples") for row in datasets])
         self._choose("model", [(row.name, row.name) for row in models])
         self._choose("profile", [(name, name) for name in profile_names()])
-        described = (f"{name}: {load_profile(name).description}" for name in profile_names())
-        self.fields["profile"].help_text = " ".join(described)
         self.initial.setdefault("profile", "plain")
         for section in sections():
             for info in section.fields:
