@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.models import Gpu, Host, Job
-from controlplane.models.deployments import Deployment
 from controlplane.pages import gpu_details
 from controlplane.pages.power_notes import Note, notes
 from controlplane.services import gpu_processes, power
@@ -132,9 +131,10 @@ class Process:
 
 def processes(host: Host, cards: Iterable["GpuCard"]) -> Iterator[Process]:
     """Every process on the host's GPUs, by GPU, the largest first."""
+    cards = list(cards)
+    titles = _titles(card.reading for card in cards)
     for card in cards:
         held = card.reading.get("processes") or []
-        titles = _titles(item["job_id"] for item in held if item["job_id"])
         for item in sorted(held, key=lambda item: -(item["memory_used_bytes"] or 0)):
             job_id = item["job_id"]
             _, owner, url = titles.get(job_id, ("", f"job {job_id}", ""))
@@ -147,31 +147,41 @@ def processes(host: Host, cards: Iterable["GpuCard"]) -> Iterator[Process]:
 
 def gpu_cards(hosts: Iterable[Host]) -> list[GpuCard]:
     """The cards of every GPU that the hosts' last readings named."""
-    cards = []
+    pairs = []
     for host in hosts:
         seen = {item["uuid"] for item in host.reading.get("gpus", [])}
-        cards += [gpu_card(host, gpu) for gpu in host.gpus.all() if gpu.uuid in seen]
-    return cards
+        pairs += [(host, gpu) for gpu in host.gpus.all() if gpu.uuid in seen]
+    titles = _titles(gpu.reading for _, gpu in pairs)
+    return [_card(host, gpu, titles) for host, gpu in pairs]
 
 
 def gpu_card(host: Host, gpu: Gpu) -> GpuCard:
     """The card of one GPU."""
+    return _card(host, gpu, _titles([gpu.reading]))
+
+
+def _card(host: Host, gpu: Gpu, titles: dict[int, tuple[str, str, str]]) -> GpuCard:
+    """`titles`: those of its jobs, and maybe of others'."""
     reading = gpu.reading
-    titles = _titles(item["job_id"] for item in reading.get("processes") or [] if item["job_id"])
+    held = {item["job_id"] for item in reading.get("processes") or []}
+    titles = {job_id: title for job_id, title in titles.items() if job_id in held}
     watts = power.profiles(gpu)
     buttons = [PowerButton(name, watts[name], gpu.power_profile == name) for name in power.PROFILES]
-    return GpuCard(gpu, host, reading, _owners(host, gpu, titles), buttons, gpu.power_answer or {}, _role(titles))
+    role = "not known" if reading.get("fault") else _role(titles)
+    return GpuCard(gpu, host, reading, _owners(host, gpu, titles), buttons, gpu.power_answer or {}, role)
 
 
-def _titles(job_ids: Iterable[int]) -> dict[int, tuple[str, str, str]]:
-    """Job to (kind, label, address)."""
+def _titles(readings: Iterable[dict[str, Any]]) -> dict[int, tuple[str, str, str]]:
+    """The jobs of the readings' processes, each to (kind, label, address). One query, however many cards there are."""
     found = {}
-    for job in Job.objects.filter(pk__in=set(job_ids)).select_related("run"):
+    job_ids = {item["job_id"] for reading in readings for item in reading.get("processes") or [] if item["job_id"]}
+    rows = Job.objects.filter(pk__in=job_ids) if job_ids else Job.objects.none()
+    for job in rows.select_related("run", "deployment__model"):
         run = getattr(job, "run", None)
         if run is not None:
             found[job.pk] = (job.kind, f"run {run.pk}", f"/runs/{run.pk}/")
         else:
-            deployment = Deployment.objects.filter(job=job).select_related("model").first()
+            deployment = getattr(job, "deployment", None)
             label = deployment.model.name if deployment else f"{job.kind} job {job.pk}"
             found[job.pk] = (job.kind, label, "/queue/")
     return found

@@ -167,6 +167,7 @@ def test_a_lost_card_is_neither_cool_nor_offers_buttons(admin: Client) -> None:
     assert "cool" in sound.one("article").text
     card = read(admin.get("/hosts/tower/gpus/1"))
     assert all("disabled" in button.attributes for button in card.all("button", name="profile"))
+    assert [pill.text for pill in card.all("span", class_="pill strong")] == ["not known"], "neither idle nor working"
 
 
 @pytest.mark.usefixtures("tower")
@@ -189,7 +190,7 @@ def test_a_card_without_sensor_or_persistence_mode_says_so(admin: Client) -> Non
         ({}, ""),
     ],
 )
-def test_a_clamped_limit_is_said(admin: Client, agent: AbsentHost, bounds: dict[str, float], words: str) -> None:
+def test_a_clamped_limit_is_said(admin: Client, agent: AbsentHost, bounds: dict[str, Any], words: str) -> None:
     make_gpu(make_host("tower"), **bounds)
     page = read(admin.post("/power/profile", {"profile": "max"}, follow=True))
     places = [
