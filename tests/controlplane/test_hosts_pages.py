@@ -5,7 +5,9 @@ import re
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -15,7 +17,7 @@ from controlplane.models.access import SYSTEM
 from controlplane.pages import gpu_details, instruments
 from controlplane.services import gpu_processes, settings
 from tests.controlplane.page_reading import Page, read
-from tests.factories import gpu_process, make_gpu, make_host, make_run, make_user
+from tests.factories import gpu_process, make_gpu, make_host, make_job, make_run, make_user
 
 pytestmark = pytest.mark.django_db
 UUID = "GPU-00000001"
@@ -218,6 +220,20 @@ def test_a_driver_that_does_not_answer_is_said_with_its_time() -> None:
     host.reading = {**host.reading, "gpu_fault": None, "gpu_fault_since": None}
     host.save()
     assert "No GPU on this host" in page_of("read", "/hosts/").by_id("main").text
+
+
+def test_more_cards_with_jobs_take_no_more_queries(run_id: int) -> None:
+    admin, counts = client_of("admin"), []
+    admin.get("/hosts/")
+    for name, count in (("one", 1), ("eight", 8)):
+        host = make_host(name)
+        for index in range(count):
+            job = make_job("eval", "running", host=host)
+            make_gpu(host, index, processes=[gpu_process(100 + index, job_id=job.pk, is_ours=True)])
+        with CaptureQueriesContext(connection) as queries:
+            assert b"eval job" in admin.get(f"/hosts/{name}/").content
+        counts.append(len(queries))
+    assert counts[0] == counts[1]
 
 
 def test_a_card_that_was_replaced_is_shown_as_the_new_one() -> None:
