@@ -8,7 +8,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from controlplane.models import Alert, AlertRoute
-from controlplane.services import alert_rules, alerts, settings
+from controlplane.services import alert_rules, alerts, notifications, settings
 from tests.controlplane.page_reading import read
 from tests.controlplane.receivers import Receiver, receiving
 from tests.factories import make_user
@@ -131,7 +131,7 @@ def test_rules_are_switched_and_limits_set_by_admins() -> None:
 # --- Routes -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_route_from_the_form_to_its_end(receiver: Receiver) -> None:
+def test_a_route_from_the_form_to_its_end(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     admin = client_of("admin")
     typed = {
         "name": "web hook", "url": receiver.url, "minimum_severity": "warning", "rules": ["disk"],
@@ -145,9 +145,10 @@ def test_a_route_from_the_form_to_its_end(receiver: Receiver) -> None:
     tested = admin.post(f"/alerts/routes/{route.pk}/test", headers={"HX-Request": "true"})
     assert "The message was taken" in tested.content.decode()
     assert receiver.titles == ["Pilothouse: test"]
-    receiver.status = 403
+    refusing = {"sent": False, "error": "It answered <b>403</b>.", "seconds": 0.1}
+    monkeypatch.setattr(notifications, "test", lambda _actor, _route_id: refusing)
     tested = admin.post(f"/alerts/routes/{route.pk}/test", headers={"HX-Request": "true"})
-    assert "403" in tested.content.decode()
+    assert "It answered <b>403</b>." in "".join(item.text for item in read(tested).elements)
     form = read(admin.get(f"/alerts/routes/{route.pk}/"))
     assert form.by_id("id_url").get("value") == ""
     assert form.by_id("id_quiet_from").get("value") == "22:00"
