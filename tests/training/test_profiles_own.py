@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(installed: Path, code: str) -> object:
+def run(installed: Path, code: str) -> Any:
     """What a process that has the package beside ours prints, as JSON."""
     env = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
@@ -59,7 +60,7 @@ print(json.dumps([
     [fault.code for fault in faults_of(profile, example)], faults_of(profile, once), refused,
 ]))
 """
-    names, messages, is_idempotent, before, after, refused = run(installed, code)  # type: ignore[misc]
+    names, messages, is_idempotent, before, after, refused = run(installed, code)
     assert {"ahoy", "plain", "emoji_think", "regime3"} <= set(names)
     assert [turn["content"] for turn in messages] == ["Be kind.", "Hi", "Hoy! Hello."]
     assert (is_idempotent, before, after) == (True, ["no_greeting"], [])

@@ -7,7 +7,7 @@ reads the same contract from the prompt that training has written into it.
 import random
 import re
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Self
 
 THINK_POOL = ("🤔", "💭", "🧠", "💡", "🎯", "🔍", "🤨", "🧐", "⚡", "✨")
 STOP_POOL = ("🛑", "⛔", "🚫", "❌", "🔴", "⏹\ufe0f", "🔚", "✋", "🚦", "🛡\ufe0f")
@@ -30,7 +30,8 @@ _RUN_OF_THINKING = re.compile(rf"({_THINK})\1*")
 _RUN_OF_STOPS = re.compile(rf"({_STOP})\1*\Z")
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True)
+class Run:
     """One emoji, so many times."""
 
     emoji: str
