@@ -244,7 +244,7 @@ def test_levels_and_jobs_do_not_wait_for_an_agent_that_is_slow(look: Any, agent:
     assert (list(agent.cards), jobs.get(job.pk).desired) == (asked, Desired.PAUSE), "nobody was asked for watts"
     order: list[str] = []
     for row in (gpu, other):
-        agent.card(row.uuid).before_answer = lambda uuid=row.uuid: order.append(uuid)  # type: ignore[misc]
+        agent.card(row.uuid).before_answer = lambda uuid=row.uuid: order.append(uuid)
     thermal.rule_power()
     assert order == [other.uuid, gpu.uuid]
     assert jobs.get(job.pk).pk in (Gpu.objects.get(pk=other.pk).heat or {})["paused_jobs"]

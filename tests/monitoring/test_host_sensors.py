@@ -61,7 +61,12 @@ def test_which_interfaces_count_is_looked_up_once_a_reading(monkeypatch: pytest.
     asked: list[list[str]] = []
     now, names = [100.0], [f"eth{number}" for number in range(50)]
     monkeypatch.setattr(psutil, "net_io_counters", lambda pernic: {name: Counted(0, 0) for name in names})
-    monkeypatch.setattr(host_sensors, "outward_interfaces", lambda given: asked.append(given) or given)
+
+    def all_of_them(given: list[str]) -> list[str]:
+        asked.append(given)
+        return given
+
+    monkeypatch.setattr(host_sensors, "outward_interfaces", all_of_them)
     meter = NetworkMeter(lambda: now[0])
     now[0] += 1
     assert len(meter.read()) == 50
