@@ -16,6 +16,7 @@ from controlplane.services import datasets, lineage, settings
 from training.profiles.base import profile_names
 
 PREVIEW_ROWS = 10
+SHOWN_CHARACTERS = 1_500
 HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 400, 100
 
 
@@ -81,11 +82,25 @@ def _preview(dataset: Dataset, offset: int) -> dict[str, Any]:
         return {"preview": None, "preview_reason": error.message}
     total = found["total"] or 0
     following = offset + PREVIEW_ROWS
-    rows = [{"number": offset + index + 1, **row} for index, row in enumerate(found["rows"])]
+    rows = [{"number": offset + index + 1, **_shown(row)} for index, row in enumerate(found["rows"])]
     return {
         "preview": rows, "total": total, "first": offset + 1, "last": offset + len(rows),
         "before": max(0, offset - PREVIEW_ROWS) if offset else None, "after": following if following < total else None,
     }  # fmt: skip
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose texts are cut where a page would become endless; `beyond` is what is left out, in characters."""
+    if "messages" not in row:
+        return {"text": row["text"][:SHOWN_CHARACTERS], "beyond": max(0, len(row["text"]) - SHOWN_CHARACTERS)}
+    turns = [
+        {
+            "role": message["role"], "content": message["content"][:SHOWN_CHARACTERS],
+            "beyond": max(0, len(message["content"]) - SHOWN_CHARACTERS),
+        }
+        for message in row["messages"]
+    ]  # fmt: skip
+    return {"messages": turns}
 
 
 def _balance(report: dict[str, Any]) -> list[dict[str, Any]]:

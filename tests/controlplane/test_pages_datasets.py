@@ -59,3 +59,12 @@ def test_generators_are_listed_the_worst_first(client: Client) -> None:
     assert text.index("sloppy") < text.index("careful") < text.index("not named")
     assert "20.00 %" in text
     assert "bad_json" in text
+
+
+def test_a_long_text_is_cut_in_the_preview(client: Client) -> None:
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "x" * 5000}]
+    dataset = factories.make_dataset(rows=[{"messages": turns}, {"text": "y" * 5000}])
+    client.force_login(factories.make_user("read"))
+    text = client.get(f"/datasets/{dataset.pk}/preview").content.decode()
+    assert (text.count("x" * 1500), text.count("x" * 1501), text.count("y" * 1501)) == (1, 0, 0)
+    assert text.count("3,500 characters more") == 2

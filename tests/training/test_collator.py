@@ -115,6 +115,13 @@ def test_limits_duplicates_and_the_number_of_examples_are_heeded(tmp_path: Path)
     assert middle.skipped() == 4
 
 
+def test_the_limit_counts_an_example_before_it_is_cut(tmp_path: Path) -> None:
+    """With both limits at 64 a row of hundreds of tokens is too long, not one of 64."""
+    rows = [chat("How deep?", "Ten fathoms. " * times) for times in (1, 2, 200)]
+    assert len(load(tmp_path, rows, max_length=64, eval_fraction=0.0).train) == 3
+    assert len(load(tmp_path, rows, max_length=64, eval_fraction=0.0, max_tokens=64).train) == 2
+
+
 def test_the_split_is_the_seeds_and_holds_nothing_twice(tmp_path: Path) -> None:
     write_style_dataset(tmp_path / "rows.jsonl", 50)
     splits = [load(tmp_path, eval_fraction=0.2) for _ in range(2)]

@@ -40,6 +40,8 @@ class Encoded:
 
     input_ids: list[int]
     is_target: list[bool]
+    whole_length: int = 0
+    """How many tokens the example had before it was cut; 0 where that isn't known any more."""
 
     @property
     def labels(self) -> list[int]:
@@ -82,13 +84,15 @@ class Encoder:
         end = self._tokenizer.eos_token_id
         if end is not None and (not ids or ids[-1] != end):
             ids = [*ids, end]
+        whole_length = len(ids)
         ids = ids[: self._max_length]
-        return Encoded(ids, [True] * len(ids))
+        return Encoded(ids, [True] * len(ids), whole_length)
 
     def _encode_chat(self, example: ChatExample) -> Encoded:
         text, spans = self.render(example["messages"])
         encoding = self._words.encode(text, add_special_tokens=False)
-        return Encoded(encoding.ids[: self._max_length], _within(encoding.offsets[: self._max_length], spans))
+        inside = _within(encoding.offsets[: self._max_length], spans)
+        return Encoded(encoding.ids[: self._max_length], inside, len(encoding.ids))
 
     def render(self, messages: list[Message]) -> tuple[str, list[Span]]:
         """The whole conversation as text, and the parts of it (in characters) that the assistant says."""

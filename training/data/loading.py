@@ -137,9 +137,9 @@ class Rows:
             encoded = self._encoder.encode(example)
         except (RowFaultError, TemplateError):
             return None
-        length = len(encoded.input_ids)
-        too_long = bool(self._limits.most) and length > self._limits.most
-        return None if encoded.target_count == 0 or length < self._limits.least or too_long else encoded
+        too_short = encoded.whole_length < self._limits.least
+        too_long = bool(self._limits.most) and encoded.whole_length > self._limits.most
+        return None if encoded.target_count == 0 or too_short or too_long else encoded
 
     def _remember(self, row: int, encoded: Encoded) -> None:
         self._recent[row] = (array("i", encoded.input_ids), bytes(encoded.is_target))
