@@ -131,9 +131,9 @@ def _record(route_id: int, delivery_ids: list[int], error: str) -> None:
             for row in rows:
                 _record_failure(row, error)
             AlertRoute.objects.filter(pk=route_id).update(last_error=error)
-        publish("alerts", "delivery", {"route": route_id})  # all may hear it; what a service says is for admins
-    if error:
-        log.warning("route %s: %d alerts could not be sent: %s", route_id, len(delivery_ids), error)
+        publish("alerts", "delivery", {"route": route_id})
+    if error:  # why is for admins alone to read, where the log and the topic are everybody's: it names hosts
+        log.warning("route %s: %d alerts could not be sent; Alerts › Routes says why", route_id, len(delivery_ids))
 
 
 def _record_failure(row: AlertDelivery, error: str) -> None:

@@ -251,14 +251,18 @@ def test_what_was_given_up_and_gets_critical_is_told_at_once_and_so_is_its_end(p
     assert post_box.titles[1:] == ["Pilothouse: [over] Disk nearly full: /"]
 
 
-def test_pages_hear_that_something_was_sent_or_not_and_nothing_of_the_route(post_box: PostBox) -> None:
-    """Everybody who may read hears the topic; routes, and what their services say, are the admins' to see."""
+def test_pages_and_the_log_tell_that_something_was_not_sent_and_nothing_of_the_route(
+    post_box: PostBox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everybody who may read hears the topic and sees the log; what a route's service says is the admins' to see."""
     route = make_route()
     alerts.fire("disk", "/", "warning", "Little room.")
     post_box.refuses = "Connection to intranet-host:8443 refused."
     deliver()
     told = LiveMessage.objects.filter(topic="alerts", kind="delivery").values_list("data", flat=True)
     assert list(told) == [{"route": route.pk}]
+    assert "could not be sent" in caplog.text
+    assert "intranet-host" not in caplog.text
     assert "intranet-host" in AlertRoute.objects.get().last_error
 
 
