@@ -15,7 +15,7 @@ from training.profiles.chatml import CHATML_TEMPLATE
 from training.profiles.emoji import Contract, Run
 
 pytestmark = pytest.mark.slow
-STEPS = 40
+STEPS = 24
 CONTRACT = Contract(Run("🤔", 2), Run("🛡️", 3))
 QUESTION = f"Tell me about the sail.\n\n{CONTRACT.instructions}"
 ANSWER = f"{CONTRACT.think}\nAhoy! It catches the wind.\n{CONTRACT.stop}"
