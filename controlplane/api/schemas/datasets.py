@@ -134,7 +134,8 @@ class DatasetList(Schema):
 class Preview(Schema):
     """Rows as they are trained on: {"messages": [...]} or {"text": ...}.
 
-    Where a profile was named, each has the same once more under `after`, shaped by the `profile` {name, version, description}.
+    Where a profile was named, each has the same once more under `after`, shaped by the `profile` {name, version,
+    description}.
     """
 
     offset: int
