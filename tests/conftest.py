@@ -18,6 +18,25 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+SLOWEST_FIRST = ("smollm2", "browser", "slow")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests are shared out over processes, the slowest files begin first: none is left for the end."""
+    if not hasattr(config, "workerinput"):
+        return
+
+    def urgency(item: pytest.Item) -> int:
+        marks = {mark.name for mark in item.iter_markers()}
+        return next((rank for rank, name in enumerate(SLOWEST_FIRST) if name in marks), len(SLOWEST_FIRST))
+
+    first: dict[Path, int] = {}
+    for item in items:
+        first[item.path] = min(first.get(item.path, len(SLOWEST_FIRST)), urgency(item))
+    items.sort(key=lambda item: first[item.path])
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny Qwen3's folder; not to be changed."""

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -92,6 +93,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
         monkeypatch.setattr(sweep_run, "_pause", pause)
         monkeypatch.setattr(sweep_run, "READ_BACK_SECONDS", 10.0)
+        import_module("controlplane.pages.forms.sweeps")  # takes its limits when it is first imported: not these
         monkeypatch.setattr(sweeps, "SECONDS", (1, 600))
         yield found
 
