@@ -68,3 +68,8 @@ class Gpu(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name} on {self.host_id}"
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether its host's last reading names it; a card that was taken out keeps its row."""
+        return any(seen["uuid"] == self.uuid for seen in self.host.reading.get("gpus") or ())

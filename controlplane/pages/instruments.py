@@ -13,6 +13,7 @@ from controlplane.pages import gpu_details
 from controlplane.pages.power_notes import Note, notes
 from controlplane.services import gpu_processes, power
 from controlplane.services.gpu_processes import Ownerless
+from controlplane.services.hosts import gpus_of
 
 NEGLIGIBLE_BYTES = 64 << 20
 """What a driver keeps for itself on an idle card is nobody's to explain."""
@@ -147,10 +148,7 @@ def processes(host: Host, cards: Iterable["GpuCard"]) -> Iterator[Process]:
 
 def gpu_cards(hosts: Iterable[Host]) -> list[GpuCard]:
     """The cards of every GPU that the hosts' last readings named."""
-    pairs = []
-    for host in hosts:
-        seen = {item["uuid"] for item in host.reading.get("gpus", [])}
-        pairs += [(host, gpu) for gpu in host.gpus.all() if gpu.uuid in seen]
+    pairs = [(host, gpu) for host in hosts for gpu in gpus_of(host)]
     titles = _titles(gpu.reading for _, gpu in pairs)
     return [_card(host, gpu, titles) for host, gpu in pairs]
 

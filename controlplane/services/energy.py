@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import Any, TypedDict
 
@@ -19,9 +19,10 @@ from django.utils import timezone
 from controlplane.fleet.protocol import HostSample
 from controlplane.live.announce import publish
 from controlplane.models import Attempt, Deployment, EnergyAccount, Host, Job, Run, TelemetrySample
-from controlplane.services import settings
+from controlplane.services import rollups, settings
+from controlplane.services.telemetry import moment
 
-MAX_STEP_SECONDS = 3.0
+MAX_STEP_SECONDS = rollups.GAP_SECONDS
 """Samples further apart than this say nothing of the time between them."""
 
 TELL_EVERY_SECONDS = 5
@@ -173,11 +174,6 @@ def account(host: Host, samples: Sequence[HostSample]) -> None:
                     due.add(job_id)
     _save(changed)
     _tell(tenures, [row for row in changed if row.job_id in due])
-
-
-def moment(seconds: float) -> datetime:
-    """Unix seconds as the data base's time."""
-    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _tenures(host: Host, samples: Sequence[HostSample]) -> list[Tenure]:

@@ -108,7 +108,7 @@ def gpus(host: str | None = None, index: int | None = None) -> list[Gpu]:
         rows = rows.filter(host=_host(host))
     if index is not None:
         rows = rows.filter(index=index)
-    return [row for row in rows if any(row.uuid == seen["uuid"] for seen in row.host.reading.get("gpus", []))]
+    return [row for row in rows if row.is_reported]
 
 
 def gpu(host: str | None = None, index: int | None = None) -> dict[str, Any]:

@@ -70,8 +70,7 @@ def unreachable(host: Host, reason: str) -> None:
 
 def gpus_of(host: Host) -> list[Gpu]:
     """The GPUs that the host's last reading named."""
-    present = {gpu["uuid"] for gpu in host.reading.get("gpus", [])}
-    return [gpu for gpu in host.gpus.all() if gpu.uuid in present]
+    return [gpu for gpu in host.gpus.all() if gpu.is_reported]
 
 
 def missing_gpus(host: Host) -> str | None:

@@ -18,7 +18,7 @@ from controlplane.live.announce import publish
 from controlplane.models import Attempt, Deployment, Host, PowerSweep, TelemetrySample
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.telemetry import SweepStatus
-from controlplane.services import deployments, energy, power, sweep_power, sweeps
+from controlplane.services import deployments, energy, power, sweep_power, sweeps, telemetry
 from controlplane.services.access import audit
 from controlplane.services.energy import Reading
 from controlplane.services.engine_load import EngineLoad, Target
@@ -224,7 +224,7 @@ def _mean_watts(sweep: PowerSweep, begin: float, end: float, limit: float) -> fl
 def _column(sweep: PowerSweep, name: str, begin: float, end: float) -> list[Reading]:
     """One figure of the sweep's GPU between two times of the host, from its one-second samples."""
     rows = TelemetrySample.objects.filter(
-        host=sweep.host, resolution_seconds=1, time__gte=energy.moment(begin), time__lte=energy.moment(end)
+        host=sweep.host, resolution_seconds=1, time__gte=telemetry.moment(begin), time__lte=telemetry.moment(end)
     ).order_by("time")
     key = f"{sweep.gpu_uuid}/{name}"
     return [Reading(at.timestamp(), values.get(key)) for at, values in rows.values_list("time", "values")]

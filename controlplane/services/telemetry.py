@@ -80,14 +80,14 @@ def store(host: Host, samples: Sequence[HostSample], agent_now: float | None = N
     if until is not None and (back := _set_back_to(until, samples, agent_now)) is not None:
         log.warning("the clock of %s was set back by %.0f s: its samples are read anew", host.name, until - back)
         # Those seconds come again, and nothing is stored twice for one. What they were rolled up to stays.
-        _rows(host, 1).filter(time__gt=_moment(back)).delete()
+        _rows(host, 1).filter(time__gt=moment(back)).delete()
         until = None
         _move(host, None)
     fresh = [sample for sample in samples if until is None or sample["time"] > until]
     if until is None or len(fresh) > FEW_SAMPLES:
         fresh = _unknown(host, fresh)
     rows = [
-        TelemetrySample(host=host, time=_moment(sample["time"]), values=_finite(sample["values"])) for sample in fresh
+        TelemetrySample(host=host, time=moment(sample["time"]), values=_finite(sample["values"])) for sample in fresh
     ]
     TelemetrySample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=200)
     if samples:
@@ -107,9 +107,9 @@ def _unknown(host: Host, samples: list[HostSample]) -> list[HostSample]:
     if not samples:
         return samples
     first, last = samples[0]["time"], samples[-1]["time"]
-    rows = _rows(host, 1).filter(time__gte=_moment(min(first, last)), time__lte=_moment(max(first, last)))
+    rows = _rows(host, 1).filter(time__gte=moment(min(first, last)), time__lte=moment(max(first, last)))
     known = set(rows.values_list("time", flat=True))
-    return [sample for sample in samples if _moment(sample["time"]) not in known]
+    return [sample for sample in samples if moment(sample["time"]) not in known]
 
 
 def _move(host: Host, until: float | None) -> None:
@@ -121,7 +121,8 @@ def _finite(values: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
-def _moment(seconds: float) -> datetime:
+def moment(seconds: float) -> datetime:
+    """Unix seconds as the data base's time."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
@@ -161,7 +162,7 @@ def _roll_up(host: Host) -> bool:
             start = min(begin + BATCH_SECONDS, bound)
             # Nobody else writes these rows, so the reckoning needs no transaction: others may write meanwhile.
             rows = [
-                TelemetrySample(host=host, resolution_seconds=target, time=_moment(at), values=values)
+                TelemetrySample(host=host, resolution_seconds=target, time=moment(at), values=values)
                 for at, values in _coarser(host, source, target, begin, start).items()
             ]
             TelemetrySample.objects.bulk_create(rows, ignore_conflicts=True, batch_size=100)
@@ -170,20 +171,20 @@ def _roll_up(host: Host) -> bool:
 
 
 def _rolled_until(host: Host, resolution: int, bound: float) -> float:
-    last = _rows(host, resolution).filter(time__lt=_moment(bound)).order_by("-time").values_list("time", flat=True)
+    last = _rows(host, resolution).filter(time__lt=moment(bound)).order_by("-time").values_list("time", flat=True)
     newest = last.first()
     return 0.0 if newest is None else newest.timestamp() + resolution
 
 
 def _first(host: Host, resolution: int, start: float, end: float) -> float | None:
-    rows = _rows(host, resolution).filter(time__gte=_moment(start), time__lt=_moment(end))
+    rows = _rows(host, resolution).filter(time__gte=moment(start), time__lt=moment(end))
     first = rows.order_by("time").values_list("time", flat=True).first()
     return None if first is None else first.timestamp()
 
 
 def _coarser(host: Host, source: int, target: int, start: float, end: float) -> dict[float, dict[str, rollups.Triple]]:
     around = rollups.GAP_SECONDS if source == 1 else 0.0
-    rows = _rows(host, source).filter(time__gte=_moment(start - around), time__lt=_moment(end + around))
+    rows = _rows(host, source).filter(time__gte=moment(start - around), time__lt=moment(end + around))
     samples = [(at.timestamp(), values) for at, values in rows.order_by("time").values_list("time", "values")]
     if source == 1:
         return rollups.per_interval(samples, start, end, target)
@@ -210,7 +211,7 @@ def _prune(host: Host) -> None:
         cutoff = now - kept - MARGIN_SECONDS
         if resolution in COARSER:
             cutoff = min(cutoff, _rolled_until(host, COARSER[resolution], now + MAX_SPAN_SECONDS))
-        _delete_slowly(_rows(host, resolution).filter(time__lt=_moment(max(cutoff, 0.0))))
+        _delete_slowly(_rows(host, resolution).filter(time__lt=moment(max(cutoff, 0.0))))
 
 
 def _delete_slowly(rows: QuerySet[TelemetrySample]) -> None:
@@ -237,7 +238,7 @@ def history(host_name: str, names: Sequence[str], start: float, end: float, max_
     host = hosts.get(host_name)
     _check(host, names, start, end, max_points)
     resolution = _resolution(host, start, end, max_points)
-    rows = _rows(host, resolution).filter(time__gte=_moment(start - resolution + 1), time__lte=_moment(end))
+    rows = _rows(host, resolution).filter(time__gte=moment(start - resolution + 1), time__lte=moment(end))
     read = rows.order_by("time").values_list("time", "values").iterator(chunk_size=500)
     found = [(at.timestamp(), _asked(values, names)) for at, values in read]
     times = np.array([at for at, _ in found], dtype=np.float64)

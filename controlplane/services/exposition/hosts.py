@@ -149,11 +149,7 @@ def gpu_families() -> Iterator[Metric]:
 def present_gpus() -> list[Gpu]:
     """By host and index."""
     rows = Gpu.objects.select_related("host").order_by("host__name", "index")
-    return [row for row in rows if is_up(row.host) and _is_named(row)]
-
-
-def _is_named(card: Gpu) -> bool:
-    return any(seen["uuid"] == card.uuid for seen in card.host.reading.get("gpus") or ())
+    return [row for row in rows if is_up(row.host) and row.is_reported]
 
 
 def labels_of(card: Gpu) -> dict[str, str]:
