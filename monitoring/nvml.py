@@ -185,7 +185,8 @@ class NvmlGate:
         self._turn += 1
         gpus = []
         for card in sorted(self._cards.values(), key=lambda card: card.fixed["index"]):
-            reading = self._read_card(card, describe, is_its_turn=self._present.get(turn) is card)  # type: ignore[arg-type]
+            is_its_turn = turn is not None and self._present[turn] is card
+            reading = self._read_card(card, describe, is_its_turn=is_its_turn)
             gpus.append(reading)
             if reading["fault"]:
                 faults.append(reading["fault"])
