@@ -11,9 +11,10 @@ from controlplane.models.live import LiveMessage, Topic
 from controlplane.models.power import PowerSchedule
 from controlplane.models.runs import Checkpoint, MetricChunk, Run, Sample
 from controlplane.models.telemetry import EnergyAccount, PowerSweep, TelemetrySample
+from controlplane.models.templates import RunTemplate
 
 __all__ = [
     "Alert", "AlertDelivery", "AlertRoute", "ApiKey", "Attempt", "AuditLine", "Checkpoint", "Dataset", "Deployment",
     "EnergyAccount", "Gpu", "Host", "Job", "LanguageModel", "LiveMessage", "MetricChunk", "PowerSchedule", "PowerSweep",
-    "Run", "Sample", "Setting", "TelemetrySample", "Topic", "Upload", "User",
+    "Run", "RunTemplate", "Sample", "Setting", "TelemetrySample", "Topic", "Upload", "User",
 ]  # fmt: skip

@@ -12,7 +12,10 @@ from controlplane.models.language_models import LanguageModel
 
 
 class Run(models.Model):
-    """A job of kind `train`, with what a person calls it and what it is made of."""
+    """A job of kind `train`, with what a person calls it and what it is made of.
+
+    `based_on` is the run whose settings it was begun with ("run again with changes").
+    """
 
     name = models.CharField(max_length=200)
     job = models.OneToOneField(Job, on_delete=models.CASCADE, related_name="run")
@@ -20,6 +23,7 @@ class Run(models.Model):
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="runs_from")
     profile = models.CharField(max_length=50, default="plain")
     config = models.JSONField()
+    based_on = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     last = models.JSONField(default=dict)
     last_step = models.PositiveIntegerField(default=0)
     total_steps = models.PositiveIntegerField(null=True, blank=True)
