@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 from django.db import close_old_connections
 
-from controlplane.services import alert_watch, alerts, drift, notifications, schedules, sweep_run, telemetry, thermal
+from controlplane.services import (
+    alert_watch,
+    alerts,
+    disk_guard,
+    drift,
+    notifications,
+    schedules,
+    sweep_run,
+    telemetry,
+    thermal,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +52,7 @@ DUTIES: tuple[Duty, ...] = (
     Duty("old alerts", 3600.0, alerts.prune),
     Duty("thermal guard", 5.0, thermal.look),
     Duty("thermal guard's power", 5.0, thermal.rule_power),
+    Duty("disk guard", 15.0, disk_guard.look),
     Duty("power drift", 30.0, drift.reconcile),
     Duty("power schedules", 30.0, schedules.apply_due),
     Duty("power sweeps", 2.0, sweep_run.work),

@@ -17,13 +17,14 @@ EXIT_FAULT = 1
 
 
 class JobFaultError(Exception):
-    """The job can't go on, for a reason that its owner can mend."""
+    """The job can't go on, for a reason that its owner can mend. `needed_bytes`: so much of the disk must be free."""
 
-    def __init__(self, code: str, message: str, fix: str = "") -> None:
+    def __init__(self, code: str, message: str, fix: str = "", *, needed_bytes: int | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.fix = fix
+        self.needed_bytes = needed_bytes
 
 
 class JobPausedError(Exception):
@@ -44,7 +45,7 @@ def run_attempt(spec_path: Path, work: Work) -> int:
         except JobPausedError:
             return EXIT_PAUSED
         except JobFaultError as fault:
-            events.emit(Error(code=fault.code, message=fault.message, fix=fault.fix))
+            events.emit(Error(fault.code, fault.message, fault.fix, fault.needed_bytes))
             return EXIT_FAULT
         except Exception as error:  # the edge of the process: what nobody foresaw must still be told
             traceback.print_exc(file=sys.stderr)

@@ -209,12 +209,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Error:
-    """Why the job can't go on: a stable code, a sentence that names the thing, and what mends it."""
+    """Why the job can't go on: a stable code, a sentence that names the thing, and what mends it.
+
+    `needed_bytes` is how much of the disk must be free for it to go on, where that is the reason.
+    """
 
     kind: ClassVar[str] = "error"
     code: str
     message: str
     fix: str = ""
+    needed_bytes: int | None = None
 
 
 Body = (

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ from monitoring.files import hashes_of, publish_folder, sha256_of, write_json
 FOLDER = "checkpoints"
 MANIFEST_FILE = "manifest.json"
 _NAME = re.compile(r"step-(\d+)")
+KEEP_MARKS = "keep.*"
+"""Files beside a manifest that say that the checkpoint stays: `keep.pin` of a person's, `keep.ID` of a model's that was
+made of it, `keep.snapshot` while it is copied away. The control plane writes them, retention heeds them."""
+
 SPARE_BYTES = 64 << 20
 """Less free space than this after a failed write means that the disk is full, whatever the writer says."""
 
@@ -156,24 +160,48 @@ def remove(path: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
+def is_kept(path: Path) -> bool:
+    """Whether somebody has marked the checkpoint as one that stays."""
+    return any(path.glob(KEEP_MARKS))
+
+
+def release(path: Path) -> bool:
+    """Takes a checkpoint away as `remove` does, unless it is kept, or was marked so at this moment; says whether."""
+    if is_kept(path) or not path.exists():
+        return False
+    gone = path.with_name(f".{path.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    if is_kept(gone):
+        gone.rename(path)
+        return False
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
+
+
 def clear_leftovers(folder: Path) -> None:
     """Removes what an attempt that was killed has left half-written or half-removed."""
     for leftover in [*folder.glob(".step-*.part"), *folder.glob(".step-*.gone")]:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def surplus(scores: dict[int, float | None], *, limit: int, keep_best: int, protected: Sequence[int] = ()) -> list[int]:
+def surplus(
+    scores: dict[int, float | None], *, limit: int, keep_best: int, protected: Sequence[int] = (),
+    for_good: Collection[int] = (),
+) -> list[int]:  # fmt: skip
     """The steps of which the checkpoint may go, oldest first, so that at most `limit` are left (0: all stay).
 
     `scores` maps the step of each checkpoint to its figure (lower is better, None: not known). The last one, the
-    `keep_best` best ones and `protected` never go, so more than `limit` may stay.
+    `keep_best` best ones and `protected` never go, so more than `limit` may stay. Those kept `for_good` stay beside
+    them and are not counted.
     """
-    if not limit or len(scores) <= limit:
+    counted = [step for step in sorted(scores) if step not in for_good]
+    if not limit or len(counted) <= limit:
         return []
     known = sorted((score, step) for step, score in scores.items() if score is not None and not math.isnan(score))
     kept = {max(scores), *(step for _, step in known[:keep_best]), *protected}
-    removable = [step for step in sorted(scores) if step not in kept]
-    return removable[: len(scores) - limit]
+    removable = [step for step in counted if step not in kept]
+    return removable[: len(counted) - limit]
 
 
 def is_disk_full(error: Exception, folder: Path) -> bool:
@@ -183,10 +211,22 @@ def is_disk_full(error: Exception, folder: Path) -> bool:
 
 
 def disk_full(folder: Path, error: BaseException) -> JobFaultError:
-    """The fault of a disk that has no room for what is to be written."""
+    """The fault of a disk that had no room for what was being written."""
     free = shutil.disk_usage(folder).free / 1e9
     return JobFaultError(
         "disk_full",
         f"There is no room for what the run wants to write in {folder} ({free:.1f} GB free): {error}",
         "Free some space or lower output.save_total_limit, then resume the run.",
+    )
+
+
+def no_room(folder: Path, needed_bytes: int) -> JobFaultError:
+    """The fault of a run that ends before the disk is full: so much must be free for it to go on."""
+    free_bytes = shutil.disk_usage(folder).free
+    return JobFaultError(
+        "disk_full",
+        f"The disk of {folder} has {free_bytes / 1e9:.2f} GB left; the run needs {needed_bytes / 1e9:.2f} GB for what "
+        "it writes next and what must stay free (output.min_free_gib). Its last checkpoint is whole.",
+        f"Free {(needed_bytes - free_bytes) / 1e9:.2f} GB more (Settings, Storage): it goes on by itself then.",
+        needed_bytes=needed_bytes,
     )

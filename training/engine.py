@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 from monitoring.attempt import JobFaultError, JobPausedError
 from monitoring.events import EventWriter, JobSpec, Wish
 from training import checkpoints
-from training.callbacks.checkpoints import CheckpointKeeper
+from training.callbacks.checkpoints import CheckpointKeeper, RoomWatch
 from training.callbacks.plugins import load_callbacks
 from training.callbacks.progress import PhaseTeller, ProgressTeller
 from training.callbacks.safety import Safety
@@ -176,12 +176,13 @@ class TrainerEngine:
             keeper.last_step = checkpoints.read_manifest(self._resume).step
         schedule = Schedule(config, run, evaluates=held is not None)
         safety = Safety(self._wishes, self._phases, len(held) if held is not None else 0)
+        room = RoomWatch(keeper)
         samples = Samples(config, origin.profile, tokenizer, self._events)
         trainer = JobTrainer(
             settings=config,
             save=keeper.save,
             say=lambda text: self._events.log(text, "warning"),
-            callbacks=[progress, schedule, samples, *load_callbacks(), *extra, safety],
+            callbacks=[progress, schedule, samples, *load_callbacks(), *extra, room, safety],
             model=model,
             args=training_arguments(config, precision, str(output_dir)),
             data_collator=_collator(config, tokenizer),
@@ -189,7 +190,9 @@ class TrainerEngine:
             eval_dataset=held,
             processing_class=tokenizer,
         )
-        progress.trainer = trainer
+        progress.trainer = room.trainer = trainer
+        if self._resume is None:
+            keeper.require_room(trainer)
         return trainer, schedule, safety
 
     def _heed_pause(self) -> None:

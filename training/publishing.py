@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 
+from monitoring.attempt import JobFaultError
 from monitoring.events import JobSpec
 from monitoring.files import hashes_of, publish_folder
 from training import checkpoints
@@ -60,6 +61,7 @@ def publish_model(model: Any, tokenizer: Any, origin: Origin) -> ModelFacts:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
+        _require_room(model, temporary, origin)
         _save(model, temporary, origin)
         tokenizer.save_pretrained(temporary)
         _keep_bytes(origin.start.base / TOKENIZER_FILE, temporary / TOKENIZER_FILE)
@@ -67,6 +69,8 @@ def publish_model(model: Any, tokenizer: Any, origin: Origin) -> ModelFacts:
         facts = inspect_model(temporary)
         write_facts(temporary, facts, **_more(final, origin))
         publish_folder(temporary, final)
+    except JobFaultError:
+        raise
     except Exception as error:
         if checkpoints.is_disk_full(error, final.parent):
             raise checkpoints.disk_full(final.parent, error) from error
@@ -74,6 +78,14 @@ def publish_model(model: Any, tokenizer: Any, origin: Origin) -> ModelFacts:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return facts
+
+
+def _require_room(model: Any, folder: Path, origin: Origin) -> None:
+    """Raises JobFaultError `disk_full` before the first byte: what the model will take, and a little to spare."""
+    width = dtype_on_disk(origin.start.base).itemsize
+    needed_bytes = sum(weight.numel() for weight in model.parameters()) * width + checkpoints.SPARE_BYTES
+    if shutil.disk_usage(folder).free < needed_bytes:
+        raise checkpoints.no_room(folder, needed_bytes)
 
 
 def _published(final: Path, origin: Origin) -> ModelFacts | None:

@@ -52,6 +52,10 @@ class JobKind:
     def on_retry(self, job: Job) -> None:
         """It has failed or was cancelled, and is queued once more (inside the transaction that does so)."""
 
+    def is_held(self, error: dict[str, Any]) -> bool:
+        """Whether an attempt that ended with this fault leaves the job paused: it can go on once the cause is gone."""
+        return False
+
     def may_retry(self, error: Error | None) -> bool:
         """Whether a process that died is started again: not when it has said why it can't go on."""
         return error is None or error.code == STUCK

@@ -125,6 +125,9 @@ class TrainKind(JobKind):
         models.fetched(str(model.uuid), described)
         publish(f"run:{run.pk}", "status", {**run_facts.status(run), "model": model.name})
 
+    def is_held(self, error: dict[str, Any]) -> bool:
+        return bool(error["code"] == "disk_full")
+
     def on_failed(self, job: Job, error: dict[str, str]) -> None:
         """The place of the model that never came is freed; checkpoints stay."""
         LanguageModel.objects.filter(run__job=job, source="run").exclude(state=ModelState.READY).delete()

@@ -87,8 +87,11 @@ def _common(job: Job, attempt: Attempt, events: list[Event]) -> None:
                 lines.append({"time": event.time, "level": level, "text": text})
             case ev.Result(values=values):
                 Attempt.objects.filter(pk=attempt.pk).update(result=values)
-            case ev.Error(code=code, message=message, fix=fix):
-                Attempt.objects.filter(pk=attempt.pk).update(error={"code": code, "message": message, "fix": fix})
+            case ev.Error(code=code, message=message, fix=fix, needed_bytes=needed_bytes):
+                error: dict[str, Any] = {"code": code, "message": message, "fix": fix}
+                if needed_bytes is not None:
+                    error["needed_bytes"] = needed_bytes
+                Attempt.objects.filter(pk=attempt.pk).update(error=error)
                 lines.append({"time": event.time, "level": "error", "text": f"{message} {fix}".strip()})
             case _:
                 pass
@@ -128,6 +131,8 @@ def _conclude(job: Job, attempt: Attempt, ended: ExitRecord | None) -> None:
     elif job.desired == Desired.CANCEL:
         jobs.transition(job.pk, Status.CANCELLED, reason="cancelled")
         kind.on_failed(job, {"code": "cancelled", "message": "It was cancelled.", "fix": ""})
+    elif attempt.error is not None and kind.is_held(attempt.error):
+        jobs.transition(job.pk, Status.PAUSED, reason=attempt.error["message"], error=attempt.error)
     elif ended is not None and (ended["code"] == EXIT_PAUSED or ended["signal"] == signal.SIGTERM):
         _conclude_paused(job)
     else:

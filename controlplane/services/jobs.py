@@ -200,7 +200,8 @@ def resume(actor: Actor, job_id: int) -> Job:
         raise ConflictError(f"Job {job_id} is still writing its checkpoint. Resume it when it is paused.")
     if job.status != Status.PAUSED:
         raise ConflictError(f"Job {job_id} is {job.status}: only a paused job can be resumed.")
-    return transition(job_id, Status.PENDING, reason="resumed", actor=actor, desired=Desired.RUN, not_before=None)
+    return transition(job_id, Status.PENDING, reason="resumed", actor=actor, desired=Desired.RUN, error=None,
+                      not_before=None)  # fmt: skip
 
 
 def retry(actor: Actor, job_id: int) -> Job:

@@ -34,6 +34,25 @@ DEFAULTS: dict[str, Definition] = {
     ),
     "jobs.max_concurrent_train": Definition(1, "Training runs at the same time on a host without a GPU.", "", 1, 64),
     "jobs.max_concurrent_light": Definition(2, "Fetch and validation jobs at the same time on a host.", "", 1, 64),
+    "inbox.enabled": Definition(True, "Whether files that are put into the folder inbox are taken."),
+    "inbox.template": Definition(
+        "", "The run template that a file from the inbox starts a run with when it passes; empty: it becomes a dataset."
+    ),
+    "inbox.settle_seconds": Definition(
+        5.0, "How long a file in the inbox must not have changed before it is taken.", "s", 0, 3600
+    ),
+    "inbox.rescan_seconds": Definition(
+        10.0, "How often the inbox is looked through, whatever the system tells of it.", "s", 1, 3600
+    ),
+    "queue.paused_because": Definition(
+        "", "Why no training run starts (the page Queue says so and has the button); empty: they start."
+    ),
+    "queue.continue_on_error": Definition(
+        True, "Whether the queue goes on when a training run has failed; otherwise it is paused then."
+    ),
+    "queue.foreign_memory_gib": Definition(
+        2.0, "A run doesn't start on a GPU of which programs that no job started hold more memory.", "GiB", 0, 1000
+    ),
     "jobs.max_failures": Definition(3, "How often a job that died is started again before it counts as failed.",
                                     "", 1, 100),
     "uploads.max_bytes": Definition(64 << 30, "The largest file that may be uploaded.", "bytes", 1 << 20, 1 << 50),
@@ -41,6 +60,9 @@ DEFAULTS: dict[str, Definition] = {
         "Say hello.", "What an engine is asked before it takes the place of the active one."
     ),
     "serving.ready_timeout_seconds": Definition(300, "How long an engine may take to become ready.", "s", 10, 7200),
+    "storage.resume_when_room": Definition(
+        True, "Whether a run that paused before the disk was full goes on by itself when there is room again."
+    ),
     "energy.price_per_kwh": Definition(0.0, "What a kWh costs; 0: no cost is shown.", "", 0, 1000),
     "energy.currency": Definition("EUR", "The currency of energy.price_per_kwh."),
     "hosts.max_clock_skew_seconds": Definition(

@@ -3,6 +3,9 @@
 import errno
 import json
 import math
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +100,54 @@ def test_the_last_and_the_best_never_go() -> None:
     assert checkpoints.surplus(scores, limit=1, keep_best=0) == [10, 20, 30, 40]
     assert checkpoints.surplus(scores, limit=1, keep_best=0, protected=[30]) == [10, 20, 40]
     assert checkpoints.surplus(scores, limit=0, keep_best=1) == []
+
+
+def test_those_kept_for_good_stay_and_are_not_counted() -> None:
+    scores: dict[int, float | None] = {10: 0.9, 20: 0.8, 30: 0.7, 40: 0.6, 50: 0.5, 60: 0.4}
+    assert checkpoints.surplus(scores, limit=2, keep_best=0, for_good=[20, 40]) == [10, 30]
+    assert checkpoints.surplus(scores, limit=1, keep_best=0, for_good=[20, 40, 60]) == [10, 30]
+    assert checkpoints.surplus(scores, limit=4, keep_best=0, for_good=[20, 40]) == []
+
+
+def test_a_marked_one_is_not_let_go(tmp_path: Path) -> None:
+    kept, other = write(tmp_path, 1), write(tmp_path, 2)
+    (kept / "keep.pin").touch()
+    assert [checkpoints.release(kept), checkpoints.release(other), checkpoints.release(other)] == [False, True, False]
+    assert checkpoints.steps(tmp_path) == [1]
+    assert checkpoints.verify(kept).step == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step-1"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from training import checkpoints
+from training.checkpoints import Manifest
+
+def die(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+folder, point = Path(sys.argv[1]), sys.argv[2]
+with checkpoints.writing(folder, 2) as temporary:
+    (temporary / "model.safetensors").write_bytes(b"weights" * 2)
+    if point == "files":
+        die()
+    (temporary / "optimizer.pt").write_bytes(b"moments" * 2)
+    setattr(checkpoints, point, die)
+    checkpoints.publish(temporary, folder, Manifest(2))
+"""
+
+
+@pytest.mark.parametrize("point", ["files", "hashes_of", "write_json", "publish_folder"])
+def test_one_that_is_killed_while_it_is_written_is_never_offered(tmp_path: Path, point: str) -> None:
+    good = write(tmp_path, 1)
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), point], check=False, timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / ".step-2.part").is_dir()
+    assert checkpoints.steps(tmp_path) == [1]
+    assert checkpoints.latest(tmp_path) == good
+    checkpoints.clear_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [good]
 
 
 @given(

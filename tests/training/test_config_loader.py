@@ -72,6 +72,8 @@ CONTRACT_DEFAULTS = {
     "output.save_steps": 0,
     "output.save_total_limit": 3,
     "output.keep_best": 1,
+    "output.keep_every_steps": 0,
+    "output.min_free_gib": 1.0,
     "output.metric_for_best_model": "eval_loss",
     "output.merge_adapter": True,
     "output.register_as": "",

@@ -1,6 +1,14 @@
-"""Writes a run's checkpoints and lets go of those that it may not keep. Runs in the training process."""
+"""Writes a run's checkpoints, lets go of those that it may not keep, and ends a run before its disk is full.
 
+Runs in the training process.
+"""
+
+import shutil
+import time
 from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from monitoring.attempt import JobFaultError
 from monitoring.events import Checkpoint, CheckpointGone, EventWriter
@@ -10,6 +18,10 @@ from training.checkpoints import Manifest
 from training.config.schema import TrainerConfig
 from training.state import RunState
 from training.trainer import JobTrainer
+
+LOOK_AT_DISK_SECONDS = 5.0
+MOMENT_BYTES = 8
+"""What an optimizer of the Adam family keeps for a weight that it trains: two numbers in fp32."""
 
 
 class CheckpointKeeper:
@@ -27,11 +39,13 @@ class CheckpointKeeper:
         self._phases = phases
         self._progress = progress
         self.last_step: int | None = None
+        self._last_bytes: int | None = None
 
     def save(self, trainer: JobTrainer) -> None:
         """Writes a checkpoint of this step, tells of it, and removes what is too much.
 
-        Raises JobFaultError: `loss_not_finite` (such a state is not worth keeping), `disk_full`.
+        Raises JobFaultError: `loss_not_finite` (such a state is not worth keeping), `disk_full` (also when it was
+        still written, but what must stay free is taken up by now).
         """
         step = trainer.state.global_step
         if step == self.last_step:
@@ -44,10 +58,45 @@ class CheckpointKeeper:
             )
         self._phases.enter("checkpointing")
         self._progress.take_counts()
-        self._write(trainer, step)
-        self.last_step = step
-        self._let_go()
+        if is_short := self.is_short_of_room(trainer):
+            self._let_go(coming=step)
+            is_short = self.is_short_of_room(trainer)
+        if not is_short or self._free_bytes() - self._size_bytes(trainer) > checkpoints.SPARE_BYTES:
+            self._write(trainer, step)
+            self.last_step = step
+            self._let_go()
+        if is_short:
+            raise checkpoints.no_room(self.folder, self._needed_bytes(trainer))
         self._phases.enter("active")
+
+    # --- Room on the disk ---
+
+    def is_short_of_room(self, trainer: JobTrainer) -> bool:
+        """Whether a further checkpoint would take from the disk what must stay free."""
+        return self._free_bytes() < self._needed_bytes(trainer)
+
+    def require_room(self, trainer: JobTrainer) -> None:
+        """Before the first step: raises JobFaultError `disk_full` where not even one checkpoint has room."""
+        if self.is_short_of_room(trainer):
+            raise checkpoints.no_room(self.folder, self._needed_bytes(trainer))
+
+    def _free_bytes(self) -> int:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self.folder).free
+
+    def _needed_bytes(self, trainer: JobTrainer) -> int:
+        return self._size_bytes(trainer) + int(self._output.min_free_gib * (1 << 30))
+
+    def _size_bytes(self, trainer: JobTrainer) -> int:
+        """What a checkpoint takes: as much as the last one; before that what weights and optimizer will come to."""
+        if self._last_bytes is None:
+            trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+            saved = trained if hasattr(trainer.model, "peft_config") else list(trainer.model.parameters())
+            weights = sum(weight.numel() * weight.element_size() for weight in saved)
+            self._last_bytes = weights + MOMENT_BYTES * sum(weight.numel() for weight in trained)
+        return self._last_bytes
+
+    # --- Writing and letting go ---
 
     def _write(self, trainer: JobTrainer, step: int) -> None:
         eval_loss = self._run.eval_loss if self._run.eval_step == step else None
@@ -56,6 +105,7 @@ class CheckpointKeeper:
             trainer.write_state(str(temporary))
             (temporary / "README.md").unlink(missing_ok=True)  # peft's card names paths of this host
             path, manifest, digest = checkpoints.publish(temporary, self.folder, manifest)
+        self._last_bytes = manifest.size_bytes
         self._events.emit(
             Checkpoint(
                 step=step,
@@ -67,8 +117,8 @@ class CheckpointKeeper:
             )
         )
 
-    def _let_go(self) -> None:
-        """Removes what retention doesn't keep."""
+    def _let_go(self, coming: int | None = None) -> None:
+        """Removes what retention doesn't keep; with `coming` what it won't once that step's checkpoint is there."""
         scores: dict[int, float | None] = {}
         for step in checkpoints.steps(self.folder):
             try:
@@ -77,12 +127,42 @@ class CheckpointKeeper:
                 continue
             measured = self._output.metric_for_best_model == "eval_loss" and self._run.eval_step is not None
             scores[step] = manifest.eval_loss if measured else manifest.loss
-        best = [self._run.best_step] if self._early_stopping and self._run.best_step is not None else []
-        limit, keep_best = self._output.save_total_limit, self._output.keep_best
-        self.remove(checkpoints.surplus(scores, limit=limit, keep_best=keep_best, protected=best))
+        protected = [self._run.best_step] if self._early_stopping and self._run.best_step is not None else []
+        if coming is not None:
+            protected += [max(scores)] if scores else []  # until the next one is whole, it is the last
+            scores[coming] = None
+        gone = checkpoints.surplus(
+            scores, limit=self._output.save_total_limit, keep_best=self._output.keep_best, protected=protected,
+            for_good=[step for step in scores if self._is_for_good(step)],
+        )  # fmt: skip
+        self.remove([step for step in gone if step != coming])
+
+    def _is_for_good(self, step: int) -> bool:
+        every = self._output.keep_every_steps
+        return bool(every and step % every == 0) or checkpoints.is_kept(checkpoints.path_of(self.folder, step))
 
     def remove(self, steps: list[int]) -> None:
         """Takes checkpoints away and tells of it."""
         for step in steps:
-            checkpoints.remove(checkpoints.path_of(self.folder, step))
-            self._events.emit(CheckpointGone(step=step))
+            if checkpoints.release(checkpoints.path_of(self.folder, step)):
+                self._events.emit(CheckpointGone(step=step))
+
+
+class RoomWatch(TrainerCallback):  # type: ignore[misc]
+    """Looks at the disk every few seconds: when room runs short the run saves at this step, and so ends.
+
+    What else fills the disk does so between two checkpoints as well; while a checkpoint still fits, no step is lost.
+    """
+
+    def __init__(self, keeper: CheckpointKeeper) -> None:
+        self._keeper = keeper
+        self._looked_at = time.monotonic()
+        self.trainer: JobTrainer | None = None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
+        """Asks for a checkpoint where there won't be room for one later."""
+        if self.trainer is None or time.monotonic() - self._looked_at < LOOK_AT_DISK_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        if self._keeper.is_short_of_room(self.trainer):
+            control.should_log = control.should_save = True

@@ -325,6 +325,14 @@ class Model:
     """The model, and which of its weights are trained."""
 
     model: Annotated[str, _about("The id of the model to start from.")] = ""
+    chain: Annotated[
+        str,
+        _about(
+            "Continues the chain of this name: the run starts from the chain's current model when its turn comes, and "
+            "its own model becomes the current one. A new name begins a chain at the model chosen. Empty: none.",
+            title="Continue the chain",
+        ),
+    ] = ""
     method: Annotated[
         Literal["lora", "full"],
         _about("lora trains a small adapter and needs little memory; full trains every weight."),
@@ -420,6 +428,28 @@ class Output:
             le=10_000,
         ),
     ] = 1
+    keep_every_steps: Annotated[
+        int,
+        _about(
+            "The checkpoints of every so many steps are kept for good, beside the others. 0: none is.",
+            title="Kept for good every",
+            unit="steps",
+            advanced=True,
+            ge=0,
+            le=100_000_000,
+        ),
+    ] = 0
+    min_free_gib: Annotated[
+        float,
+        _about(
+            "A run pauses when a further checkpoint would leave less of the disk free.",
+            title="Stays free on the disk",
+            unit="GiB",
+            advanced=True,
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 1.0
     metric_for_best_model: Annotated[
         Literal["eval_loss", "loss"],
         _about("Which figure decides what is best; lower is better.", title="Best by", advanced=True),
