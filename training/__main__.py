@@ -5,7 +5,6 @@ attempt went (`monitoring.attempt`); 2 is a call that can't be understood.
 """
 
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,11 @@ JOBS = {"train": "training.job", "validate": "training.data.job", "fetch": "trai
 EXIT_USAGE = 2
 USAGE = """Usage:
   python -m training train SPEC       trains a model as SPEC (a spec.json) says
+  python -m training train --dataset FILE --model DIR [--base DIR] [--output DIR] [--json FILE]
+                     [--section.setting VALUE ...]
+                                      trains here, with a bar; Ctrl-C ends with a checkpoint
+  python -m training train --output DIR --resume
+                                      goes on with such a run
   python -m training validate SPEC    checks a dataset
   python -m training fetch SPEC       fetches, converts or exports a model
   python -m training config --help    lists every setting of a run
@@ -29,41 +33,15 @@ def main(arguments: Sequence[str]) -> int:
         case [verb, spec] if verb in JOBS:
             code: int = importlib.import_module(JOBS[verb]).main(Path(spec))
             return code
+        case ["train", first, *_] if first.startswith("--") and first != "--help":
+            trained: int = importlib.import_module("training.terminal.run").main(arguments[1:])
+            return trained
         case ["config", *rest]:
-            return _config(rest)
+            told: int = importlib.import_module("training.config.command").main(rest)
+            return told
         case _:
             print(USAGE, end="", file=sys.stderr)
             return EXIT_USAGE
-
-
-def _config(arguments: list[str]) -> int:
-    """Prints the schema, the help, or the configuration that a JSON file and the arguments make."""
-    from training.config import loader
-
-    if arguments in (["--help"], ["-h"]):
-        print(loader.help_text(), end="")
-        return 0
-    if arguments == ["--schema"]:
-        print(json.dumps(loader.schema(), indent=2))
-        return 0
-    explain = "--explain" in arguments
-    rest = [item for item in arguments if item != "--explain"]
-    try:
-        given = json.loads(Path(rest[1]).read_text()) if rest[:1] == ["--json"] else {}
-        loaded = loader.load(given, rest[2:] if rest[:1] == ["--json"] else rest)
-    except loader.ConfigError as error:
-        for fault in error.faults:
-            print(f"{fault}", file=sys.stderr)
-        return EXIT_USAGE
-    except (OSError, ValueError, IndexError) as error:
-        print(f"The JSON file can't be read: {error}.", file=sys.stderr)
-        return EXIT_USAGE
-    if explain:
-        for path, value, source in loader.explain(loaded):
-            print(f"{path} = {json.dumps(value, ensure_ascii=False)}  ({source})")
-    else:
-        print(json.dumps(loader.to_dict(loaded.config), indent=2, ensure_ascii=False))
-    return 0
 
 
 if __name__ == "__main__":

@@ -9,11 +9,13 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as made_of
 from typing import Any, Literal, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
 from training.config.fields import FieldInfo, by_path, fields, locked_paths, sections
+from training.config.flat import Flat, LeftOut, is_flat, read_flat
 from training.config.schema import TrainerConfig
 
 Source = Literal["default", "parent", "json", "cli"]
@@ -42,10 +44,15 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration and, by the path of each setting, where its value came from."""
+    """A configuration and, by the path of each setting, where its value came from.
+
+    Of a flat file (`training.config.flat`): `keys` are its own keys by path, `left_out` those that have no place now.
+    """
 
     config: TrainerConfig
     sources: dict[str, Source]
+    keys: dict[str, str] = made_of(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def parse_config(value: Mapping[str, Any]) -> TrainerConfig:
@@ -78,18 +85,19 @@ def load(
 ) -> Loaded:
     """Merges the layers, `cli` over `json` over `parent` over `defaults` over the schema's own defaults.
 
-    `json` and `defaults` are nested by section; `parent` maps the path of locked settings to the parent model's
-    values; `cli` holds arguments such as `--hyperparams.seed=1` or `--seed 1`. Raises ConfigError, also for a locked
-    setting that differs from the parent's.
+    `json` and `defaults` are nested by section, `json` may be the replaced system's flat file too; `parent` maps the
+    path of locked settings to the parent model's values; `cli` holds arguments such as `--hyperparams.seed=1` or
+    `--seed 1`. Raises ConfigError, also for a locked setting that differs from the parent's.
     """
+    flat = read_flat(json) if json and is_flat(json) else None
     layers: list[tuple[Source, Mapping[str, Any]]] = [
         ("default", defaults or {}),
         ("parent", _nested({path: value for path, value in (parent or {}).items() if value not in ("", None)})),
-        ("json", json or {}),
+        ("json", flat.config if flat else json or {}),
         ("cli", _nested(parse_arguments(cli))),
     ]
     merged: dict[str, Any] = {}
-    sources: dict[str, Source] = {field.path: "default" for field in fields()}
+    sources: dict[str, Source] = {item.path: "default" for item in fields()}
     for source, layer in layers:
         for section, values in layer.items():
             if not isinstance(values, Mapping):
@@ -99,9 +107,35 @@ def load(
             if isinstance(held, dict):
                 held.update(values)
             sources.update({f"{section}.{name}": source for name in values if f"{section}.{name}" in sources})
-    config = parse_config(merged)
-    check_locked(config, parent or {})
-    return Loaded(config, sources)
+    if flat is None:
+        config = parse_config(merged)
+        check_locked(config, parent or {})
+        return Loaded(config, sources)
+    config = _parse_flat(flat, merged, parent or {})
+    keys = {path: key for path, key in flat.keys.items() if sources.get(path) == "json"}
+    return Loaded(config, sources, keys, tuple(flat.left_out))
+
+
+def _parse_flat(flat: Flat, merged: Mapping[str, Any], parent: Mapping[str, Any]) -> TrainerConfig:
+    """As `parse_config`, with the file's own keys in what is refused."""
+    faults = [
+        ConfigFault(path, f"{one!r} and {other!r} of the file are one setting, with two values.", "one of the two")
+        for path, one, other in flat.clashes
+    ]
+    try:
+        config = parse_config(merged)
+        check_locked(config, parent)
+    except ConfigError as error:
+        faults += [_with_key(fault, flat.keys.get(fault.path)) for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _with_key(fault: ConfigFault, key: str | None) -> ConfigFault:
+    if key is None or key == fault.path:
+        return fault
+    return ConfigFault(fault.path, f"{fault.message} The file calls it {key!r}.", fault.allowed)
 
 
 def check_locked(config: TrainerConfig, parent: Mapping[str, Any]) -> None:
