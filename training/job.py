@@ -17,9 +17,9 @@ from training.config.schema import TrainerConfig
 from training.wishes import Wishes
 
 
-def main(spec_path: Path) -> int:
+def main(spec_path: Path, wishes: Wishes | None = None) -> int:
     """Runs the attempt that `spec_path` describes; returns the exit code of the process."""
-    wishes = Wishes()
+    wishes = wishes or Wishes()
 
     def work(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]:
         return train(spec, events, wishes)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
 from monitoring.attempt import JobFaultError
@@ -72,7 +73,7 @@ def _take_chatml(tokenizer: Any, say: Say) -> None:
 def load_model(start: Start, config: TrainerConfig) -> Any:
     """The model to train: every weight in fp32, or a base with a LoRA adapter on it.
 
-    Raises JobFaultError: `model_missing`, `config_invalid`.
+    Raises JobFaultError: `model_missing`, `model_damaged`, `config_invalid`.
     """
     set_seed(config.hyperparams.seed)
     model = load_base(start.base, config)
@@ -107,6 +108,10 @@ def load_base(folder: Path, config: TrainerConfig) -> Any:
             **_placement(config),
             **LOCAL,
         )
+    except SafetensorError as error:
+        raise JobFaultError(
+            "model_damaged", f"{_damaged(folder)} is damaged: {error}.", "Fetch or copy the model again."
+        ) from error
     except (OSError, KeyError) as error:
         raise JobFaultError("model_missing", f"The model in {folder} can't be loaded: {error}", _FETCH_AGAIN) from error
     except (ValueError, ImportError) as error:
@@ -115,6 +120,17 @@ def load_base(folder: Path, config: TrainerConfig) -> Any:
             f"The model in {folder} can't be loaded as the settings of `model` ask: {error}",
             "Set model.attn_implementation to sdpa and model.dtype to auto; 8 and 4 bits need the extra `quant`.",
         ) from error
+
+
+def _damaged(folder: Path) -> Path:
+    """The first file of weights that does not open; the folder where all do."""
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt"):
+                continue
+        except (SafetensorError, OSError):
+            return file
+    return folder
 
 
 def dtype_on_disk(folder: Path) -> torch.dtype:

@@ -28,8 +28,10 @@ class Wishes:
             for wish, handler in before.items():
                 signal.signal(wish.signal, handler)
 
+    def tell(self, wish: Wish) -> None:
+        """Notes a wish, from wherever it comes."""
+        if wish is Wish.PAUSE or self.told is None:
+            self.told = wish
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == Wish.PAUSE.signal:
-            self.told = Wish.PAUSE
-        elif self.told is None:
-            self.told = Wish.STOP
+        self.tell(Wish.PAUSE if number == Wish.PAUSE.signal else Wish.STOP)
