@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from training.config.fields import FieldInfo, by_path, fields, locked_paths, sections
 from training.config.flat import Flat, LeftOut, is_flat, read_flat
+from training.config.schedule import POLYNOMIAL_END
 from training.config.schema import TrainerConfig
 
 Source = Literal["default", "parent", "json", "cli"]
@@ -253,6 +254,7 @@ def _contradictions(config: TrainerConfig) -> list[ConfigFault]:
         faults.append(
             ConfigFault("hyperparams.max_steps", "0 steps train nothing; -1 means by epochs.", "-1, or at least 1")
         )
+    faults += _schedule_faults(config)
     if model.load_in_8bit and model.load_in_4bit:
         faults.append(ConfigFault("model.load_in_4bit", "The base is held in 8 bits or in 4, not both.", "false"))
     if model.method == "full" and (model.load_in_8bit or model.load_in_4bit):
@@ -266,6 +268,21 @@ def _contradictions(config: TrainerConfig) -> list[ConfigFault]:
         faults.append(
             ConfigFault("data.max_tokens", f"Below min_tokens ({data.min_tokens}).", f"at least {data.min_tokens}")
         )
+    return faults
+
+
+def _schedule_faults(config: TrainerConfig) -> list[ConfigFault]:
+    """What the polynomial schedule can't compute: it falls to a fixed rate, over the steps behind the warm-up."""
+    hyper = config.hyperparams
+    if hyper.lr_scheduler_type != "polynomial":
+        return []
+    faults = []
+    if hyper.learning_rate <= POLYNOMIAL_END:
+        end = f"The polynomial schedule ends at {POLYNOMIAL_END:g}, which is not below it."
+        faults.append(ConfigFault("hyperparams.learning_rate", end, f"above {POLYNOMIAL_END:g}"))
+    if hyper.warmup_ratio == 1:
+        none = "The polynomial schedule needs steps behind the warm-up."
+        faults.append(ConfigFault("hyperparams.warmup_ratio", none, "below 1"))
     return faults
 
 
