@@ -13,7 +13,7 @@ from django.utils import timezone
 from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
 from controlplane.models import Dataset, LanguageModel, Run, RunTemplate
 from controlplane.models.access import Actor, Role
-from controlplane.services import datasets, models
+from controlplane.services import datasets, models, runs
 from controlplane.services.access import audit
 from training.config.difference import chosen
 from training.config.loader import ConfigError, parse_config, to_dict
@@ -64,6 +64,47 @@ def apply(template: RunTemplate, **overrides: Any) -> dict[str, dict[str, Any]]:
         held = config.get(section)
         config[section] = {**(held or {}), **values} if isinstance(values, Mapping) else values
     return config
+
+
+def start(
+    actor: Actor, template: RunTemplate, *, name: str, dataset: int | str | None = None, model: str = "",
+    profile: str = "", priority: str = "normal", config: Mapping[str, Any] | None = None, based_on: int | None = None,
+) -> Run:  # fmt: skip
+    """Queues a run of a template; what is given besides lies over it. Raises as `runs.create` does, and
+    InvalidInputError where neither the template nor the caller names dataset or model.
+    """
+    actor.require(Role.USE)
+    choices = filled(template, dataset=dataset, model=model, profile=profile, config=config)
+    with transaction.atomic():
+        run = runs.create(actor, name=name, priority=priority, based_on=based_on, **choices)
+        audit(actor, "run_template.use", f"run template {template.pk}", name=template.name, run=run.pk)
+    return run
+
+
+def filled(
+    template: RunTemplate, *, dataset: int | str | None = None, model: str = "", profile: str = "",
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """`dataset`, `model` and `config` for `runs.create`: the template's, under what is given. Raises
+    InvalidInputError where one stays open.
+    """
+    whole = apply(template, **(config or {}))
+    if profile and isinstance(held := whole.get("profile", {}), dict):
+        whole["profile"] = {**held, "name": profile}
+    data = dataset if dataset not in (None, "") else template.dataset_id
+    begin = model or (template.model.name if template.model else "")
+    missing = [word for word, value in (("dataset", data), ("model", begin or _chain(whole))) if value in (None, "")]
+    if missing:
+        raise InvalidInputError(
+            f"The template {template.name} leaves the {' and '.join(missing)} open: name one.",
+            tuple(FieldFault(word, "the template has none") for word in missing),
+        )
+    return {"dataset": data, "model": begin, "config": whole}
+
+
+def _chain(config: Mapping[str, Any]) -> str:
+    section = config.get("model")
+    return str(section.get("chain") or "") if isinstance(section, Mapping) else ""
 
 
 def save(

@@ -1,0 +1,143 @@
+"""What a run's settings come to before it starts, and how those of two runs differ. Runs in the web process.
+
+The page that starts a run and the API's `/api/runs/preview`, `/api/runs/config` and `/api/runs/ID/diff` ask here.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from controlplane.errors import FieldFault, InvalidInputError
+from controlplane.models import Dataset, Run, RunTemplate
+from controlplane.services import datasets, run_templates, runs
+from training.config import schedule
+from training.config.difference import Difference, chosen, differences
+from training.config.flat import LeftOut
+from training.config.loader import ConfigError, Loaded, explain, load, parse_config, to_dict
+from training.config.schema import TrainerConfig
+
+MAX_FILE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """A configuration from a file: `config` what it asks for beyond the defaults, nested by section; `left_out` keys
+    that have no place; `explained` every setting as (path, value, source, the file's key).
+    """
+
+    config: dict[str, dict[str, Any]]
+    left_out: tuple[LeftOut, ...]
+    explained: list[tuple[str, Any, str, str]]
+
+
+def read_file(content: str | bytes | Mapping[str, Any]) -> FileSettings:
+    """Reads a configuration file: nested by section, or the replaced system's flat `config.json`.
+
+    Raises InvalidInputError with every fault's path.
+    """
+    value = content if isinstance(content, Mapping) else _parsed(content)
+    try:
+        loaded = load(value)
+    except ConfigError as error:
+        raise refused(error) from error
+    return FileSettings(_asked(loaded), loaded.left_out, _explained(loaded))
+
+
+def _parsed(content: str | bytes) -> dict[str, Any]:
+    if len(content) > MAX_FILE_BYTES:
+        raise InvalidInputError(f"The file is larger than {MAX_FILE_BYTES:,} bytes, which no configuration is.")
+    try:
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"The configuration is no JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise InvalidInputError("The configuration must be an object of settings, not a list or a single value.")
+    return value
+
+
+def _asked(loaded: Loaded) -> dict[str, dict[str, Any]]:
+    """What differs from the defaults, and an evaluation share that the file names: a dataset may have another."""
+    config = chosen(to_dict(loaded.config))
+    if loaded.sources["data.eval_fraction"] == "json":
+        config.setdefault("data", {})["eval_fraction"] = loaded.config.data.eval_fraction
+    return config
+
+
+def _explained(loaded: Loaded) -> list[tuple[str, Any, str, str]]:
+    return [(path, value, source, loaded.keys.get(path, "")) for path, value, source in explain(loaded)]
+
+
+def refused(error: ConfigError) -> InvalidInputError:
+    """A configuration's faults as the API and the form tell them."""
+    faults = tuple(FieldFault(f"config.{fault.path}", fault.message) for fault in error.faults)
+    return InvalidInputError("; ".join(f"{fault.path}: {fault.message}" for fault in faults), faults)
+
+
+# --- Before it starts -------------------------------------------------------------------------------------------------
+
+
+def planned(dataset: Dataset, config: TrainerConfig | Mapping[str, Any]) -> dict[str, Any] | None:
+    """The examples and steps of a run, and its learning rate by step; None where the dataset's rows aren't counted.
+
+    `learning_rate` has `step` (steps done, from 0) and `value`, each up to schedule.MAX_POINTS + 1 long.
+    """
+    if not dataset.examples:
+        return None
+    if not isinstance(config, TrainerConfig):
+        try:
+            config = parse_config(config)
+        except ConfigError as error:
+            raise refused(error) from error
+    plan = schedule.plan(config, dataset.examples, duplicates=_duplicates(dataset), eval_rows=_eval_rows(config))
+    steps, rates = schedule.curve(config, plan.total_steps)
+    return {**asdict(plan), "learning_rate": {"step": steps, "value": rates}}
+
+
+def _duplicates(dataset: Dataset) -> int:
+    """Rows that are equal to an earlier one, as the report has them; 0 where nobody has counted."""
+    report = dataset.report or {}
+    found = report.get("duplicates")
+    count = found.get("count") if isinstance(found, dict) else found
+    return count if isinstance(count, int) else 0
+
+
+def _eval_rows(config: TrainerConfig) -> int | None:
+    return datasets.get(config.data.eval_dataset).examples if config.data.eval_dataset else None
+
+
+def previewed(
+    *, template: RunTemplate | None = None, dataset: int | str | None = None, model: str = "", profile: str = "",
+    config: Mapping[str, Any] | None = None, based_on: Run | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """What a run would be: its whole `config`, its `plan` (or None), and `differences` from the run that it is based
+    on, else from the template, else from the defaults. Starts nothing; raises as `runs.create` does.
+    """
+    choices: dict[str, Any]
+    if template is not None:
+        choices = run_templates.filled(template, dataset=dataset, model=model, profile=profile, config=config)
+    else:
+        choices = {
+            "dataset": dataset or "",
+            "model": model,
+            "config": dict(config or {}),
+            "profile": profile or "plain",
+        }
+    whole = runs.check(**choices)
+    before = based_on.config if based_on is not None else template.config if template is not None else {}
+    plan = planned(datasets.get(whole["data"]["train_dataset"]), whole)
+    return {"config": whole, "plan": plan, "differences": told(differences(before, whole))}
+
+
+# --- What differs -----------------------------------------------------------------------------------------------------
+
+
+def run_differences(old: Run, new: Run) -> list[Difference]:
+    """What differs in the settings of `new` from those of `old`, defaults resolved."""
+    return differences(old.config, new.config)
+
+
+def told(found: list[Difference]) -> list[dict[str, Any]]:
+    """Differences as the API tells them."""
+    return [asdict(item) for item in found]
