@@ -4,16 +4,18 @@ Runs in the agent, in the thread of the gate (`monitoring.nvml`), which hands ov
 costs decides how often it is read:
 
 - once, when a card is found: name, memory, the range of its power limit, the highest clocks, what its PCIe slot can do;
-- every second: power, limit, memory, utilisation, temperature, fan, clocks, throttle reasons, processes;
+- every second: power, limit, memory, utilisation, temperature, fan, clocks, throttle reasons, processes and their use;
 - one card a second, in turn: ECC, persistence mode and the PCIe link, which hardly ever change;
 - one card a second, in turn, after the reading has been handed over: PCIe throughput, for which NVML itself watches the
   bus for 20 ms per direction. Eight cards have figures of the last eight seconds, and no reading waits for them.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from monitoring.process_use import sm_percents
 from monitoring.wire import GpuProcess, GpuReading
 
 T = TypeVar("T")
@@ -238,7 +240,12 @@ def _read_processes(nvml: Any, handle: Any, ask: Callable[..., Any], describe: D
     compute = ask("processes", lambda: nvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)) or []
     graphics = ask("", lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses_v3(handle)) or []
     used = {item.pid: item.usedGpuMemory for item in [*graphics, *compute]}
-    return [describe(pid, memory) for pid, memory in sorted(used.items())]
+    if not used:
+        return []
+    sm_percent = sm_percents(nvml, handle, ask, time.time())
+    return [
+        {**describe(pid, memory), "utilization_sm_percent": sm_percent(pid)} for pid, memory in sorted(used.items())
+    ]
 
 
 def watts(milliwatts: int | None) -> float | None:

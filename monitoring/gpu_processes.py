@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 
 from monitoring.cards import DescribeProcess
+from monitoring.launch import COMMANDS
+from monitoring.process_use import NOTHING_KNOWN, HostUses
 from monitoring.processes import ProcessIdentity, boot_id, identify, is_alive, send
 from monitoring.wire import AgentFaultError, EndAnswer, GpuProcess, HostReading
 
@@ -23,6 +25,9 @@ HOST_PID_NAMESPACE = "pid:[4026531836]"
 """The kernel's first one (PROC_PID_INIT_INO), in whose numbers NVML counts. A container has one of its own, mostly."""
 
 DEVICES = Path("/dev")
+JOB_MODULES = frozenset(command[2] for command in COMMANDS.values())
+"""What the jobs' own processes run: `python -m training`, `python -m inference`."""
+
 TICK_SECONDS = 0.02
 MOST_KNOWN = 512
 
@@ -53,6 +58,7 @@ class ProcessWatch:
         self._leaders = leaders
         self._lock = threading.Lock()
         self._known: dict[int, _Known] = {}
+        self._uses = HostUses()
         self._jobs: dict[int, tuple[int, dict[int, int], int | None]] = {}
 
     def describer(self) -> DescribeProcess:
@@ -63,11 +69,15 @@ class ProcessWatch:
     def _describe(self, pid: int, memory_used_bytes: int | None, leaders: dict[int, int]) -> GpuProcess:
         known = self._look_up(pid)
         job_id = self._job_of(pid, known.start_ticks, leaders) if known else None
+        use = self._uses.of(pid, known.start_ticks) if known else NOTHING_KNOWN
         return GpuProcess(
             pid=pid,
             start_ticks=known.start_ticks if known else None,
             boot_id=boot_id(),
             memory_used_bytes=memory_used_bytes,
+            utilization_sm_percent=None,  # which NVML tells by the card
+            cpu_percent=use.cpu_percent,
+            rss_bytes=use.rss_bytes,
             command=known.command if known else "",
             user=known.user if known else None,
             started_at=known.started_at if known else None,
@@ -123,24 +133,38 @@ def _can_be_on_gpu(pid: int) -> bool:
 def _read(identity: ProcessIdentity, home: str) -> _Known:
     command, user, started_at = "", None, None
     process_folder = Path("/proc") / str(identity.pid)
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(identity.pid)
-        # The name alone: the arguments of other people's programs are none of our business.
-        command = process.name()
-        started_at = process.create_time()
-        user = process.username()
     try:
         variables = (process_folder / "environ").read_bytes().split(b"\0")
     except OSError:  # another user's
         variables = []
+    is_of_our_job = b"PILOTHOUSE_HOME=" + os.fsencode(home) in variables and any(
+        one.startswith(b"PILOTHOUSE_JOB=") for one in variables
+    )
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(identity.pid)
+        command = process.name()
+        if is_of_our_job:
+            command = " ".join([command, *_job_arguments(process.cmdline())])
+        started_at = process.create_time()
+        user = process.username()
     return _Known(
         start_ticks=identity.start_ticks,
         command=command,
         user=user,
         started_at=started_at,
-        is_of_our_job=b"PILOTHOUSE_HOME=" + os.fsencode(home) in variables
-        and any(one.startswith(b"PILOTHOUSE_JOB=") for one in variables),
+        is_of_our_job=is_of_our_job,
     )
+
+
+def _job_arguments(command_line: list[str]) -> list[str]:
+    """`-m training train SPEC` of a job's own process: nothing secret is ever among a job's arguments.
+
+    None of any other program: its arguments may hold secrets, also where a job has started it.
+    """
+    for place in range(1, len(command_line) - 1):
+        if command_line[place] == "-m" and command_line[place + 1] in JOB_MODULES:
+            return command_line[place:]
+    return []
 
 
 def _job_of(pid: int, leaders: dict[int, int]) -> int | None:

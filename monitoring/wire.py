@@ -49,12 +49,18 @@ class GpuProcess(TypedDict):
     """A process that holds memory of a GPU. `pid`, `start_ticks` and `boot_id` name it for good (None: unreadable).
 
     `job_id` is the live job that it belongs to; `is_ours`: this home's agent started it, for a job that may be gone.
+    `command`: the program's name, and for our own jobs their arguments; those of others may hold secrets.
+    `utilization_sm_percent`: its share of this card's multiprocessors. `cpu_percent`: 100 is one core. `rss_bytes`: its
+    share of the host's memory.
     """
 
     pid: int
     start_ticks: int | None
     boot_id: str
     memory_used_bytes: int | None
+    utilization_sm_percent: int | None
+    cpu_percent: float | None
+    rss_bytes: int | None
     command: str
     user: str | None
     started_at: float | None

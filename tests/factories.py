@@ -97,6 +97,7 @@ def gpu_process(pid: int, **fields: Any) -> dict[str, Any]:
     """A process that holds memory of a GPU, as a reading lists it: nobody's, and two hours old."""
     return {
         "pid": pid, "start_ticks": 1000 + pid, "boot_id": "boot", "memory_used_bytes": pid << 20, "command": "python",
+        "utilization_sm_percent": 61, "cpu_percent": 104.2, "rss_bytes": 3 << 30,
         "user": "someone", "started_at": 1_800_000_000.0 - 7200, "job_id": None, "is_ours": False, **fields,
     }  # fmt: skip
 

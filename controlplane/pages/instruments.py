@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.models import Gpu, Host, Job
-from controlplane.pages import gpu_details
+from controlplane.pages import gpu_details, tags
 from controlplane.pages.power_notes import Note, notes
 from controlplane.services import gpu_processes, power
 from controlplane.services.gpu_processes import Ownerless
@@ -123,11 +123,40 @@ class Process:
     pid: int
     user: str | None
     command: str
-    bytes: int | None
+    figures: "tuple[ProcessFigure, ...]"
     started_at: float | None
     owner: str
     url: str
     ownerless: Ownerless | None
+
+
+@dataclass(frozen=True)
+class ProcessFigure:
+    """What a process uses: a field of `GpuProcess`, its value (None: not known just now) and unit."""
+
+    name: str
+    label: str
+    value: float | None
+    unit: str
+    is_supported: bool = True
+
+    @property
+    def text(self) -> str:
+        """As instruments.js writes it."""
+        if self.value is None:
+            return tags.DASH
+        return f"{tags.gib(self.value) if self.name.endswith('_bytes') else tags.count(self.value)} {self.unit}"
+
+
+def _process_figures(reading: dict[str, Any], item: dict[str, Any]) -> tuple[ProcessFigure, ...]:
+    """Without what an agent of an older version doesn't tell."""
+    sm = "utilization_sm_percent"
+    return (
+        ProcessFigure("memory_used_bytes", "GPU memory", item["memory_used_bytes"], "GiB"),
+        ProcessFigure(sm, "GPU %", item.get(sm), "%", f"processes.{sm}" not in (reading.get("unsupported") or ())),
+        ProcessFigure("cpu_percent", "CPU %", item.get("cpu_percent"), "%"),
+        ProcessFigure("rss_bytes", "host memory", item.get("rss_bytes"), "GiB"),
+    )
 
 
 def processes(host: Host, cards: Iterable["GpuCard"]) -> Iterator[Process]:
@@ -141,8 +170,9 @@ def processes(host: Host, cards: Iterable["GpuCard"]) -> Iterator[Process]:
             _, owner, url = titles.get(job_id, ("", f"job {job_id}", ""))
             yield Process(
                 gpu=card.gpu, pid=item["pid"], user=item["user"], command=item["command"],
-                bytes=item["memory_used_bytes"], started_at=item["started_at"], owner="" if job_id is None else owner,
-                url=url, ownerless=gpu_processes.ownerless(host, card.gpu, item) if job_id is None else None,
+                figures=_process_figures(card.reading, item), started_at=item["started_at"],
+                owner="" if job_id is None else owner, url=url,
+                ownerless=gpu_processes.ownerless(host, card.gpu, item) if job_id is None else None,
             )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import { on } from "./live.js";
 import { draw } from "./draw.js";
 import { send } from "./csrf.js";
-import { count, figure, filesize, gib, skew, timePath } from "./format.js";
+import { DASH, count, figure, filesize, gib, skew, timePath } from "./format.js";
 
 const KEPT_SECONDS = 5 * 60;
 const RETRY_MS = 5000;
@@ -122,7 +122,10 @@ function updateHost(card, reading) {
 
 function updateProcesses(gpu) {
   for (const item of gpu.processes) {
-    put(document.querySelector(`[data-process="${CSS.escape(`${gpu.uuid} ${item.pid}`)}"]`), gib(item.memory_used_bytes));
+    for (const place of document.querySelectorAll(`[data-process="${CSS.escape(`${gpu.uuid} ${item.pid}`)}"]`)) {
+      const { of: name, unit } = place.dataset;
+      put(place, item[name] == null ? DASH : `${(name.endsWith("_bytes") ? gib : count)(item[name])} ${unit}`);
+    }
   }
 }
 

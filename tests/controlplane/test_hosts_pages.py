@@ -126,6 +126,37 @@ def test_the_process_table_names_each_owner(tower: Host, run_id: int) -> None:
     assert "nobody" not in table[300]
 
 
+def cells(page: Page) -> dict[str, str]:
+    """The first line of the process table by its labels."""
+    row = next(row for row in page.all("tr") if row.get("data-pid"))
+    found = {cell.get("data-label"): " ".join(cell.text.split()) for cell in page.all("td")[: len(page.all("th"))]}
+    assert row
+    return {str(label): text for label, text in found.items() if label}
+
+
+def test_the_process_table_tells_what_each_uses() -> None:
+    host = make_host("tower")
+    make_gpu(host, processes=[gpu_process(300, command="python -m training train /jobs/1/spec.json")])
+    shown = cells(page_of("read", "/hosts/tower/"))
+    assert shown["GPU memory"] == "0.3 GiB"
+    assert (shown["GPU %"], shown["CPU %"], shown["host memory"]) == ("61 %", "104 %", "3.0 GiB")
+    assert shown["command"] == "python -m training train /jobs/1/spec.json"
+
+
+def test_what_a_process_uses_is_not_0_where_nobody_tells() -> None:
+    host = make_host("tower")
+    unknown = {"utilization_sm_percent": None, "cpu_percent": None, "rss_bytes": None}
+    gpu = make_gpu(host, processes=[gpu_process(300, **unknown)], unsupported=["processes.utilization_sm_percent"])
+    shown = cells(page_of("read", "/hosts/tower/"))
+    assert (shown["GPU %"], shown["CPU %"], shown["host memory"]) == ("not supported", "–", "–")
+    for name in unknown:  # as an agent of an older version has it
+        del gpu.reading["processes"][0][name]
+    gpu.reading["unsupported"] = []
+    gpu.save()
+    shown = cells(page_of("read", "/hosts/tower/"))
+    assert (shown["GPU %"], shown["CPU %"], shown["host memory"]) == ("–", "–", "–")
+
+
 @pytest.mark.usefixtures("tower")
 @pytest.mark.parametrize("path", ["/hosts/tower/", "/hosts/", "/"])
 def test_what_nobody_owns_has_a_button_for_admins_alone(path: str) -> None:

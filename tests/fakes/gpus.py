@@ -60,6 +60,10 @@ class FakeGpus:
         """Which processes hold how many bytes of a GPU's memory."""
         self.set_gpu(index, processes=",".join(f"{pid}:{used}" for pid, used in memory_of_pid.items()))
 
+    def set_process_use(self, index: int, *samples: tuple[int, int, int]) -> None:
+        """Samples of who keeps a GPU's multiprocessors busy: pid, percent, and how many milliseconds ago."""
+        self.set_gpu(index, process_use=",".join(f"{pid}:{percent}:{age}" for pid, percent, age in samples))
+
     def set_throttle_reasons(self, index: int, *reasons: str) -> None:
         """The clocks-event reasons in force, in the words of `monitoring.cards.REASONS`."""
         bits = {name: bit for bit, name in REASONS.items()}

@@ -16,6 +16,7 @@
  *   0.ecc= 0.ecc_corrected= 0.ecc_uncorrected=       default "none", as on a consumer card
  *   0.persistence=1                                  default 0
  *   0.processes=PID:BYTES,PID:BYTES
+ *   0.process_use=PID:SM_PERCENT:AGE_MS,...          the samples of nvmlDeviceGetProcessUtilization; "none": not supported
  *   0.lost=1                                         fallen off the bus
  *   0.vanish=during | after                          falls off the bus when something of it is changed; `after`: the
  *                                                    change is accepted first
@@ -48,6 +49,8 @@ typedef struct { unsigned long long total, free, used; } memory_t;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } memory_v2_t;
 typedef struct { unsigned version; unsigned sensor; int temperature; } temperature_t;
 typedef struct { unsigned pid; unsigned long long memory; unsigned gpu_instance, compute_instance; } process_t;
+
+typedef struct { unsigned pid; unsigned long long time; unsigned sm, memory, encoder, decoder; } use_t;
 
 static device_t devices[16];
 static char opened_resets[16] = "0"; /* the value of `resets` when the library was initialised */
@@ -448,4 +451,28 @@ int nvmlDeviceGetGraphicsRunningProcesses_v3(device_t *device, unsigned *count, 
     (void)processes;
     *count = 0;
     return enter_of(device, "nvmlDeviceGetGraphicsRunningProcesses_v3");
+}
+
+/* Samples newer than `last_seen` (Unix microseconds); NOT_FOUND where there is none, as the real one answers. */
+int nvmlDeviceGetProcessUtilization(device_t *device, use_t *uses, unsigned *count, unsigned long long last_seen) {
+    char value[4096], *rest = value, *item;
+    unsigned found = 0, room = *count;
+    struct timespec now;
+    int code = enter_of(device, "nvmlDeviceGetProcessUtilization");
+    if (code != OK) return code;
+    if (!find_of(device, "process_use", value, sizeof value)) value[0] = 0;
+    if (strcmp(value, "none") == 0) return NOT_SUPPORTED;
+    clock_gettime(CLOCK_REALTIME, &now);
+    while ((item = strsep(&rest, ",")) && *item) {
+        use_t use = {0, 0, 0, 0, 0, 0};
+        unsigned long long age = 0;
+        sscanf(item, "%u:%u:%llu", &use.pid, &use.sm, &age);
+        use.time = (unsigned long long)now.tv_sec * 1000000 + (unsigned long long)now.tv_nsec / 1000 - age * 1000;
+        if (use.time <= last_seen) continue;
+        if (uses && found < room) uses[found] = use;
+        found++;
+    }
+    *count = found;
+    if (!found) return NOT_FOUND;
+    return found > room || !uses ? INSUFFICIENT_SIZE : OK;
 }

@@ -35,8 +35,9 @@ def make_spec(job_id: int = 1, attempt: int = 1, *, kind: str = "sleeper", **con
 def nobodys(pid: int, memory_used_bytes: int | None) -> GpuProcess:
     """A process on a GPU of which nothing else is known."""
     return GpuProcess(
-        pid=pid, start_ticks=None, boot_id=boot_id(), memory_used_bytes=memory_used_bytes, command="", user=None,
-        started_at=None, job_id=None, is_ours=False,
+        pid=pid, start_ticks=None, boot_id=boot_id(), memory_used_bytes=memory_used_bytes,
+        utilization_sm_percent=None, cpu_percent=None, rss_bytes=None, command="", user=None, started_at=None,
+        job_id=None, is_ours=False,
     )  # fmt: skip
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from monitoring import gpu_processes
+from monitoring import gpu_processes, process_use
 from monitoring.agent import Agent
 from monitoring.gpu_processes import ProcessWatch, end_process
+from monitoring.process_use import HostUses
 from monitoring.processes import ProcessIdentity, boot_id, identify
 from monitoring.wire import AgentFaultError, EndAnswer, GpuProcess
 from tests.fakes.gpus import FakeGpus
@@ -247,3 +248,66 @@ def test_a_process_is_ended_through_the_socket(nvml_library: Path, home: Path, t
         assert call(home, "end_process", **args) == {"ended": True, "reason": None}
         with pytest.raises(AgentFaultError, match="never ended"):
             call(home, "end_process", **{**args, "pid": 1})
+
+
+# --- What it uses ---
+
+SPIN = "import sys; print('up', flush=True)\nwhile True: pass"
+
+
+def test_the_share_of_a_card_is_the_newest_sample_and_0_without_one(gpus: FakeGpus, agent: Agent) -> None:
+    mine, parent = os.getpid(), os.getppid()
+    gpus.set_processes(0, {mine: 1, parent: 1})
+    gpus.set_process_use(0, (mine, 90, 900), (mine, 35, 100), (parent, 60, 5000), (mine, 250, 50))
+    assert described(agent, mine)["utilization_sm_percent"] == 35  # 250 % is a row that the driver didn't fill in
+    assert described(agent, parent)["utilization_sm_percent"] == 0  # its sample is of five seconds ago
+    gpus.set_process_use(0)
+    assert described(agent, mine)["utilization_sm_percent"] == 0  # nobody works: NVML says "not found"
+
+
+@pytest.mark.parametrize(
+    "lacking", [{"missing": "nvmlDeviceGetProcessUtilization"}, {"0.process_use": "none"}], ids=["driver", "card"]
+)
+def test_a_share_that_nobody_measures_is_not_supported(gpus: FakeGpus, agent: Agent, lacking: dict[str, str]) -> None:
+    gpus.set(**lacking)
+    gpus.set_processes(0, {os.getpid(): 1})
+    assert described(agent, os.getpid())["utilization_sm_percent"] is None
+    reading = agent.poll([], 0.0)["reading"]["gpus"][0]
+    assert "processes.utilization_sm_percent" in reading["unsupported"] and reading["fault"] is None
+
+
+def test_processor_and_memory_are_counted_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_use, "SHORTEST_SPAN_SECONDS", 0.1)
+    uses = HostUses()
+    with process(sys.executable, "-S", "-c", SPIN) as busy, process() as idle:
+        looked_at = {one.pid: identity_of(one).start_ticks for one in (busy, idle)}
+        assert all(uses.of(*one).cpu_percent is None for one in looked_at.items())  # nothing to compare with yet
+        wait_for(lambda: (uses.of(busy.pid, looked_at[busy.pid]).cpu_percent or 0) > 20, "the busy one's share")
+        assert uses.of(idle.pid, looked_at[idle.pid]).cpu_percent == 0
+        rss = uses.of(idle.pid, looked_at[idle.pid]).rss_bytes
+        assert rss is not None and 1 << 20 < rss < 1 << 30
+    assert HostUses().of(busy.pid, looked_at[busy.pid]) == process_use.NOTHING_KNOWN  # gone
+
+
+def test_a_second_look_at_once_tells_the_same() -> None:
+    """A job on two cards is looked at twice in one reading."""
+    uses, mine = HostUses(), identify(os.getpid())
+    assert mine is not None
+    assert uses.of(mine.pid, mine.start_ticks) is uses.of(mine.pid, mine.start_ticks)
+
+
+SECRET = "hf_secret"
+
+
+def test_arguments_are_told_of_jobs_own_processes_alone(gpus: FakeGpus, agent: Agent, home: Path) -> None:
+    """A job's is `python -m training train SPEC`; what it starts, and what others run, may hold secrets."""
+    as_job = ("-S", "-c", SLEEP[-1], "-m", "training", "train", "/jobs/1/spec.json")
+    with (
+        process(sys.executable, *as_job, env=of_job(home)) as job,
+        process(sys.executable, *as_job) as stranger,
+        process(*SLEEP, f"--token={SECRET}", env=of_job(home)) as child,
+    ):
+        gpus.set_processes(0, {job.pid: 1, stranger.pid: 1, child.pid: 1})
+        assert described(agent, job.pid)["command"].endswith(" -m training train /jobs/1/spec.json")
+        for other in (stranger, child):
+            assert " " not in described(agent, other.pid)["command"]

@@ -285,7 +285,7 @@ def test_processes_are_listed_with_the_jobs_that_own_them(gpus: FakeGpus, home: 
     assert (own[pid]["job_id"], own[pid]["is_ours"], own[pid]["memory_used_bytes"]) == (42, True, 1 << 20)
     assert own[pid]["command"].startswith("python")
     assert (own[os.getpid()]["job_id"], own[os.getpid()]["is_ours"]) == (None, False)
-    assert own[4000000] == nobodys(4000000, 1)
+    assert own[4000000] == {**nobodys(4000000, 1), "utilization_sm_percent": 0}
     kill_all(agent)
     agent.shutdown()
 
