@@ -13,7 +13,8 @@ class ControlPlaneConfig(AppConfig):
     def ready(self) -> None:
         """Connects the kinds of jobs and the alerts; they import models, so it can't be done earlier."""
         from controlplane.kinds.registry import connect
-        from controlplane.services import run_alerts
+        from controlplane.services import queue, run_alerts
 
         connect()
         run_alerts.connect()
+        queue.connect()

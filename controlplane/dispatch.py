@@ -167,10 +167,12 @@ def launch_pending() -> None:
     """Claims and launches every pending job that has a place now; tells the others why they wait."""
     online = [host for host in hosts.list_hosts() if host.is_online and not host.fault]
     for job in jobs.queue():
+        if kind_of(job).runs_here:
+            continue
         if job.not_before is not None and job.not_before.timestamp() > time.time():
             jobs.set_waiting_reason(job.pk, "waits a little before it is tried again")
             continue
-        found = place(job, online)
+        found = kind_of(job).waits_for(job) or place(job, online)
         if isinstance(found, str):
             jobs.set_waiting_reason(job.pk, found)
         else:

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 
 from django.db import close_old_connections
 
+from controlplane import inner_jobs
 from controlplane.services import (
     alert_watch,
     alerts,
     disk_guard,
     drift,
+    inbox,
     notifications,
+    run_sweep_work,
     schedules,
+    snapshots,
     sweep_run,
     telemetry,
     thermal,
@@ -56,4 +60,8 @@ DUTIES: tuple[Duty, ...] = (
     Duty("power drift", 30.0, drift.reconcile),
     Duty("power schedules", 30.0, schedules.apply_due),
     Duty("power sweeps", 2.0, sweep_run.work),
+    Duty("inbox", 1.0, inbox.work),
+    Duty("inner jobs", 1.0, inner_jobs.work),
+    Duty("snapshots", 60.0, snapshots.plan_due),
+    Duty("run sweeps", 2.0, run_sweep_work.work),
 )

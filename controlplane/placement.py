@@ -1,12 +1,14 @@
 """Where a job may run now, or why it has to wait. Runs in the dispatcher's thread.
 
 A GPU takes as many training runs at once as the profile in force on it allows (`power.PROFILE_max_concurrent_jobs`), a
-run on several GPUs counts on each of them. A card that is too hot or can't be read gets no job at all. A host without a
-GPU takes `jobs.max_concurrent_train` runs; one whose driver is silent isn't taken for such a host.
+run on several GPUs counts on each of them. A card that is too hot or can't be read gets no job at all, one that another
+program fills (`gpu_room`) no training run. A host without a GPU takes `jobs.max_concurrent_train` runs; one whose
+driver is silent isn't taken for such a host.
 """
 
 from dataclasses import dataclass
 
+from controlplane import gpu_room
 from controlplane.kinds.registry import kind_of
 from controlplane.models import Gpu, Host, Job
 from controlplane.models.jobs import Status
@@ -46,7 +48,7 @@ def _room(job: Job, host: Host) -> Place | str:
     if wanted and (fault := hosts.missing_gpus(host)):
         return f"waits for the GPUs of {host.name}: {fault}"
     if kind.lane == "train" and cards:
-        return _room_on_gpus(host, cards, same_lane, wanted)
+        return _room_on_gpus(job, host, cards, same_lane, wanted)
     if kind.lane == "train" and wanted > 1:
         return f"asks for {wanted} GPUs, {host.name} has none"
     limit = {
@@ -63,7 +65,7 @@ def _room(job: Job, host: Host) -> Place | str:
     return Place(host, tuple(_emptiest(cool)[:wanted]))
 
 
-def _room_on_gpus(host: Host, cards: list[Gpu], running: list[Job], wanted: int) -> Place | str:
+def _room_on_gpus(job: Job, host: Host, cards: list[Gpu], running: list[Job], wanted: int) -> Place | str:
     """GPUs for a training run: those with room, the ones with fewest runs first."""
     if wanted > len(cards):
         return f"asks for {wanted} GPUs, {host.name} has {len(cards)}"
@@ -73,11 +75,14 @@ def _room_on_gpus(host: Host, cards: list[Gpu], running: list[Job], wanted: int)
     limits = power.concurrent_limits()
     runs = {gpu.uuid: sum(gpu.uuid in other.gpus for other in running) for gpu in sound}
     roomy = [gpu for gpu in sound if runs[gpu.uuid] < limits[_profile(gpu)]]
-    free = sorted((gpu for gpu in roomy if not _is_hot(gpu)), key=lambda gpu: runs[gpu.uuid])
+    needed = gpu_room.needed_bytes(job, wanted)
+    taken = {gpu.uuid: reason for gpu in roomy if (reason := gpu_room.why_taken(gpu, needed))}
+    free = sorted((gpu for gpu in roomy if not _is_hot(gpu) and gpu.uuid not in taken), key=lambda gpu: runs[gpu.uuid])
     if len(free) >= wanted:
         return Place(host, tuple(gpu.uuid for gpu in free[:wanted]))
     if len(roomy) >= wanted:
-        return thermal.hold_reason(next(gpu for gpu in roomy if _is_hot(gpu)))
+        hot = [gpu for gpu in roomy if _is_hot(gpu)]
+        return thermal.hold_reason(hot[0]) if hot else next(iter(taken.values()))
     return _why_full(host, [gpu for gpu in sound if gpu not in roomy], limits)
 
 
@@ -114,7 +119,7 @@ def _emptiest(cards: list[Gpu]) -> list[str]:
     """The GPUs, the one with most free memory first; those that don't tell come last."""
 
     def free_bytes(gpu: Gpu) -> int:
-        total, used = gpu.reading.get("memory_total_bytes"), gpu.reading.get("memory_used_bytes")
-        return -1 if total is None or used is None else total - used
+        free = gpu_room.free_bytes(gpu)
+        return -1 if free is None else free
 
     return [gpu.uuid for gpu in sorted(cards, key=free_bytes, reverse=True)]

@@ -25,6 +25,13 @@ class JobKind:
     lasting: ClassVar[bool] = False
     """Whether it ends only when it is told to: one that ends by itself (its host went down) is started again."""
 
+    runs_here: ClassVar[bool] = False
+    """Whether the web process does it itself (`work`, in the duty `inner jobs`) and no host is asked."""
+
+    def work(self, job: Job) -> dict[str, Any]:
+        """Does a job that `runs_here`; returns its result. Raises PilothouseError, JobCancelledError."""
+        raise NotImplementedError
+
     def spec(self, job: Job, attempt: Attempt) -> JobSpec:
         """The spec of an attempt. Raises PilothouseError when an input has gone: the job fails with that sentence."""
         raise NotImplementedError
@@ -32,6 +39,10 @@ class JobKind:
     def secrets(self, job: Job, attempt: Attempt) -> dict[str, str]:
         """What the process needs and nobody may read."""
         return {}
+
+    def waits_for(self, job: Job) -> str | None:
+        """Why a pending job doesn't start although there may be room, or None."""
+        return None
 
     def gpus_wanted(self, job: Job) -> int:
         """How many GPUs it takes where the host has any."""

@@ -11,7 +11,7 @@ from controlplane.live.announce import publish
 from controlplane.models import Attempt, Checkpoint, Job, LanguageModel, Run, Sample
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.language_models import ModelState
-from controlplane.services import curves, datasets, models, run_alerts, run_facts
+from controlplane.services import chains, curves, datasets, models, queue, run_alerts, run_facts
 from monitoring import events as ev
 from monitoring.events import Artefact, Event, Inputs, JobSpec, encode_number
 
@@ -25,6 +25,7 @@ class TrainKind(JobKind):
     def spec(self, job: Job, attempt: Attempt) -> JobSpec:
         run = Run.objects.select_related("dataset", "model", "model__base").get(job=job)
         model = run.model
+        chains.check_launch(run)
         if run.dataset.status != DatasetStatus.READY:
             raise ConflictError(f"The dataset {run.dataset} is {run.dataset.status}, not ready.")
         if model.state != ModelState.READY:
@@ -54,12 +55,15 @@ class TrainKind(JobKind):
             return None
         return Artefact(f"{run.pk}/{last.step}", str(run.folder / last.path), last.manifest_sha256)
 
+    def waits_for(self, job: Job) -> str | None:
+        return queue.waits_for() or chains.waits_for(Run.objects.select_related("job").get(job=job))
+
     def gpus_wanted(self, job: Job) -> int:
         environment = Run.objects.get(job=job).config.get("environment", {})
         return int(environment.get("gpus") or 1)
 
     def on_launch(self, job: Job, attempt: Attempt) -> None:
-        run = Run.objects.get(job=job)
+        run = chains.resolve(Run.objects.select_related("chain__base", "chain__current").get(job=job))
         Run.objects.filter(pk=run.pk).update(last_time=None)
         result_model(run)
 
@@ -123,6 +127,7 @@ class TrainKind(JobKind):
             checkpoint_step=result.get("steps"), profile={**model.profile, **result.get("profile", {})}
         )
         models.fetched(str(model.uuid), described)
+        chains.advance(run)
         publish(f"run:{run.pk}", "status", {**run_facts.status(run), "model": model.name})
 
     def is_held(self, error: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from controlplane.models.chains import Chain
 from controlplane.models.datasets import Dataset
 from controlplane.models.jobs import Job
 from controlplane.models.language_models import LanguageModel
@@ -21,6 +22,7 @@ class Run(models.Model):
     job = models.OneToOneField(Job, on_delete=models.CASCADE, related_name="run")
     dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="runs")
     model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="runs_from")
+    chain = models.ForeignKey(Chain, null=True, blank=True, on_delete=models.SET_NULL, related_name="runs")
     profile = models.CharField(max_length=50, default="plain")
     config = models.JSONField()
     based_on = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")

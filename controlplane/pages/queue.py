@@ -1,4 +1,4 @@
-"""The queue: what runs, what waits and why, what ended. Runs in the web process."""
+"""The queue: what runs, what waits and why, what ended; its order and its pause; chains. Runs in the web process."""
 
 from typing import Any
 
@@ -9,19 +9,20 @@ from django.urls import reverse
 from django.views.decorators.http import require_POST
 
 from controlplane.models import Job
-from controlplane.models.access import Actor
+from controlplane.models.access import Actor, Role
 from controlplane.models.jobs import Kind, Priority, Status
 from controlplane.pages.actors import actor
 from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
-from controlplane.services import jobs
+from controlplane.services import chains, jobs
+from controlplane.services import queue as order
 
 ENDED_SHOWN = 40
 
 
 def queue(request: HttpRequest) -> HttpResponse:
     """All jobs, by what they do now."""
-    live = mark("jobs")
+    live = mark("jobs", "models")
     template = "queue/tables.html" if request.headers.get("HX-Request") else "queue/queue.html"
     return render(request, template, {"live": live, **_tables(actor(request))})
 
@@ -29,10 +30,16 @@ def queue(request: HttpRequest) -> HttpResponse:
 def _tables(who: Actor) -> dict[str, Any]:
     going = [*jobs.list_jobs(status=Status.RUNNING), *jobs.list_jobs(status=Status.PAUSED)]
     ended = [job for job in jobs.list_jobs(limit=200) if job.has_ended][:ENDED_SHOWN]
+    waiting = jobs.queue()
+    ends = order.ends(waiting)
+    rows = [{**_row(job, who), "is_first": ends[job.pk][0], "is_last": ends[job.pk][1]} for job in waiting]
     return {
-        "going": [_row(job, who) for job in going], "waiting": [_row(job, who) for job in jobs.queue()],
+        "going": [_row(job, who) for job in going], "waiting": rows,
         "ended": [_row(job, who) for job in ended], "statistics": jobs.statistics(),
         "priorities": [level.name.lower() for level in reversed(Priority)],
+        "order": order.facts(), "may_rule": who.role >= Role.ADMIN,
+        "chains": [{"chain": chain, "mine": who.may_change(chain.created_by), "runs": chain.runs.count()}
+                   for chain in chains.list_chains()],
     }  # fmt: skip
 
 
@@ -65,3 +72,43 @@ def job_priority(request: HttpRequest, job_id: int) -> HttpResponse:
     """Changes a job's place."""
     jobs.set_priority(actor(request), job_id, request.POST.get("priority", ""))
     return redirect(referrer(request) or reverse("queue"))
+
+
+@require_POST
+def job_move(request: HttpRequest, job_id: int) -> HttpResponse:
+    """Moves a waiting job among those of its priority."""
+    order.move(actor(request), job_id, request.POST.get("to", ""))
+    return redirect(referrer(request) or reverse("queue"))
+
+
+@require_POST
+def queue_pause(request: HttpRequest) -> HttpResponse:
+    """Lets no further training run start."""
+    order.pause(actor(request), request.POST.get("reason", ""))
+    messages.info(request, "The queue is paused: runs that train go on, none starts.")
+    return redirect("queue")
+
+
+@require_POST
+def queue_resume(request: HttpRequest) -> HttpResponse:
+    """Lets training runs start again."""
+    order.resume(actor(request))
+    messages.success(request, "Training runs start again.")
+    return redirect("queue")
+
+
+@require_POST
+def chain_reset(request: HttpRequest) -> HttpResponse:
+    """Begins a chain anew at its base."""
+    chain = chains.reset(actor(request), request.POST.get("chain", ""))
+    messages.success(request, f"The next run of {chain.name} starts from {chain.base.name}.")
+    return redirect("queue")
+
+
+@require_POST
+def chain_delete(request: HttpRequest) -> HttpResponse:
+    """Forgets a chain."""
+    name = request.POST.get("chain", "")
+    chains.remove(actor(request), name)
+    messages.success(request, f"The chain {name} is gone; its runs and models stay.")
+    return redirect("queue")

@@ -23,6 +23,7 @@ TONES = {
     "cancelled": "idle", "ready": "ok", "rejected": "bad", "validating": "run", "receiving": "run", "fetching": "run",
     "starting": "run", "checking": "run", "draining": "warn", "stopped": "idle", "waiting": "idle",
     "cancelling": "warn", "online": "ok", "offline": "bad",
+    "settling": "idle", "taking": "run", "queued": "idle",
     "info": "idle", "warning": "warn", "critical": "bad", "sending": "run", "sent": "ok",
 }  # fmt: skip
 """State to colour; the word always stands beside it."""

@@ -215,7 +215,7 @@ def retry(actor: Actor, job_id: int) -> Job:
     with transaction.atomic():
         job = transition(
             job_id, Status.PENDING, reason="retried", actor=actor, desired=Desired.RUN, error=None, failures=0,
-            not_before=None,
+            not_before=None, position=0,
         )  # fmt: skip
         retried.send(sender=Job, job=job)
     return job

@@ -12,16 +12,17 @@ from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
 from controlplane.live.announce import publish
-from controlplane.models import Checkpoint, Deployment, Job, LanguageModel, Run
+from controlplane.models import Chain, Checkpoint, Deployment, Job, LanguageModel, Run
 from controlplane.models.access import Actor, Role
 from controlplane.models.deployments import LIVE
 from controlplane.models.jobs import Kind
 from controlplane.models.language_models import ModelState
+from controlplane.services import checkpoints as checkpoint_files
 from controlplane.services import jobs
 from controlplane.services.access import audit
 
@@ -96,6 +97,15 @@ def facts(model: LanguageModel) -> dict[str, Any]:
         "created_by": model.created_by, "is_active": serves, "state": model.state, "error": model.error or None,
         "run_id": model.run_id, "checkpoint_step": model.checkpoint_step, "job_id": model.job_id,
         "progress": job.progress if job is not None and not job.has_ended else None,
+    }  # fmt: skip
+
+
+def locked_facts(model: LanguageModel) -> dict[str, str]:
+    """What a model says of the settings that it locks (`training.config`, section `locked`)."""
+    return {
+        "base_model": model.name, "model_architecture": model.architecture,
+        "tokenizer_sha256": model.facts.get("tokenizer_sha256") or "",
+        "chat_template_sha256": model.facts.get("chat_template_sha256") or "",
     }  # fmt: skip
 
 
@@ -208,10 +218,13 @@ def register_checkpoint(actor: Actor, run: Run, checkpoint: Checkpoint, name: st
     actor.require(Role.USE)
     name = check_name(name)
     config = {"source": "checkpoint", "hub_id": "", "revision": "", "path": str(run.folder / checkpoint.path)}
-    return _create(
-        actor, name, config, run=run, checkpoint_step=checkpoint.step, dataset=run.dataset,
-        profile=run.config.get("profile", {}), base=run.model, tags=["checkpoint"],
-    )  # fmt: skip
+    with transaction.atomic():
+        model = _create(
+            actor, name, config, run=run, checkpoint_step=checkpoint.step, dataset=run.dataset,
+            profile=run.config.get("profile", {}), base=run.model, tags=["checkpoint"],
+        )  # fmt: skip
+        checkpoint_files.mark(checkpoint, str(model.uuid))
+    return model
 
 
 def ensure_starter(actor: Actor) -> LanguageModel | None:
@@ -294,6 +307,7 @@ def delete(actor: Actor, name: str) -> None:
         _refuse_in_use(model)
         Deployment.objects.filter(model=model).delete()
         folder = model.folder
+        _let_checkpoint_go(model)
         model.delete()
         audit(actor, "model.delete", name, uuid=folder.name)
         publish("models", "status", {"id": name, "gone": True})
@@ -304,6 +318,14 @@ def delete(actor: Actor, name: str) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
+def _let_checkpoint_go(model: LanguageModel) -> None:
+    """The checkpoint that it was made of is no longer kept for its sake."""
+    if model.run is None or model.checkpoint_step is None:
+        return
+    for row in model.run.checkpoints.filter(step=model.checkpoint_step):
+        checkpoint_files.unmark(row, str(model.uuid))
+
+
 def _refuse_in_use(model: LanguageModel) -> None:
     name = model.name
     live = Deployment.objects.filter(model=model).filter(status__in=[*LIVE, "draining"]).order_by("-is_active").first()
@@ -312,8 +334,13 @@ def _refuse_in_use(model: LanguageModel) -> None:
         raise ConflictError(f"{name} is {word}. Activate another model, or stop that deployment first.")
     if (derived := model.derived.first()) is not None:
         raise ConflictError(f"{name} is the base of {derived.name}. Delete that one first.")
+    if (chain := Chain.objects.filter(Q(base=model) | Q(current=model)).first()) is not None:
+        word = "stands at" if chain.current_id == model.pk else "began with"
+        raise ConflictError(f"The chain {chain.name} {word} {name}. Reset or delete that chain first.")
     if (run := model.runs_from.order_by("-id").first()) is not None:
         raise ConflictError(f"Run {run} was trained from {name}. Delete that run first.")
+    if (sweep := model.run_sweeps.first()) is not None:
+        raise ConflictError(f"Sweep {sweep} trains from {name}. Delete that sweep first.")
     maker: Job | None = model.job or (model.run.job if model.run else None)
     if model.state == ModelState.FETCHING and maker is not None and not maker.has_ended:
         raise ConflictError(f"{name} is being made by job {maker.pk}. Cancel that first.")

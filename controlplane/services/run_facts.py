@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from controlplane.models import Checkpoint, Job, Run
 from controlplane.models.jobs import Status
+from controlplane.services import checkpoints as on_disk
 from controlplane.services import energy, jobs
 
 
@@ -52,6 +53,7 @@ def checkpoint(row: Checkpoint, best: int | None) -> dict[str, Any]:
     return {
         "step": row.step, "loss": row.loss, "eval_loss": row.eval_loss, "bytes": row.bytes,
         "created_at": row.created_at.isoformat(), "is_best": row.step == best,
+        "is_kept": on_disk.is_kept(row), "is_pinned": on_disk.is_pinned(row),
     }  # fmt: skip
 
 
@@ -75,7 +77,9 @@ def facts(run: Run) -> dict[str, Any]:
         "id": run.pk, "job_id": job.pk, "name": run.name, "status": job.status, "phase": job.phase,
         "desired": job.desired, "waiting_reason": job.waiting_reason if job.status == Status.PENDING else "",
         "dataset": {"id": run.dataset_id, "name": run.dataset.name, "version": run.dataset.version},
-        "model": run.model.name, "profile": run.profile, "config": run.config,
+        "model": run.model.name, "chain": run.chain.name if run.chain else None, "profile": run.profile,
+        "config": run.config,
+        "based_on": run.based_on_id,
         "host": job.host.name if job.host else None, "attempts": job.attempt_count,
         "progress": progress(run), "last": run.last, "result": job.result, "error": job.error,
         "energy": energy.of_run(run), "result_model": model.name if model else None, "created_by": run.created_by,

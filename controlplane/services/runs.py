@@ -1,7 +1,10 @@
 """Training runs: made, read, stopped, paused, resumed. Runs in the web process."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 
 from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
@@ -11,13 +14,14 @@ from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.jobs import Desired, Kind, Status
 from controlplane.models.language_models import ModelState
-from controlplane.services import curves, datasets, jobs, models, run_facts
+from controlplane.services import chains, curves, datasets, jobs, models
+from controlplane.services import checkpoints as checkpoint_files
 from controlplane.services.access import audit
 from controlplane.services.run_facts import checkpoints, facts
 
 __all__ = [
-    "checkpoints", "create", "delete", "facts", "get", "list_runs", "pause", "register_checkpoint", "resume", "series",
-    "stop",
+    "check", "checkpoints", "create", "delete", "facts", "get", "list_runs", "pause", "register_checkpoint", "resume",
+    "series", "stop",
 ]  # fmt: skip
 from training.config.loader import ConfigError, parse_config, to_dict
 from training.profiles.base import BrokenProfileError, UnknownProfileError, load_profile
@@ -30,25 +34,33 @@ def create(
     *,
     name: str,
     dataset: int | str,
-    model: str,
+    model: str = "",
     profile: str = "plain",
     priority: str = "normal",
     config: dict[str, Any] | None = None,
+    based_on: int | None = None,
 ) -> Run:
-    """Queues a run. Everything is checked first; where anything is wrong nothing is created."""
+    """Queues a run. Everything is checked first; where anything is wrong nothing is created.
+
+    A run of a chain (`config.model.chain`) needs no model: it starts from the chain's current one when its turn comes.
+    `based_on` is the run whose settings this one began with; its page says what differs.
+    """
     actor.require(Role.USE)
+    source = get(based_on) if based_on is not None else None
     name = name.strip()
     if not 1 <= len(name) <= 200 or not name.isprintable():
         raise InvalidInputError("A run needs a name of 1 to 200 printable characters.", (_fault("name", "1 to 200"),))
     level = jobs.parse_priority(priority)
     data = _ready_dataset(dataset)
-    start = _ready_model(model)
+    chain_name = chains.name_in(config or {})
+    start = _start(config or {}, model)
     whole = _whole_config(config or {}, data, start, profile)
     with transaction.atomic():
+        chain = chains.join(actor, chain_name, start, whole) if chain_name else None
         job = jobs.create(actor, Kind.TRAIN, name, {}, priority=level)
         run = Run.objects.create(
-            name=name, job=job, dataset=data, model=start, profile=whole["profile"]["name"], config=whole,
-            created_by=actor.name,
+            name=name, job=job, dataset=data, model=start, chain=chain, profile=whole["profile"]["name"], config=whole,
+            based_on=source, created_by=actor.name,
         )  # fmt: skip
         whole["output"]["output_dir"] = str(run.folder)
         Run.objects.filter(pk=run.pk).update(config=whole)
@@ -56,6 +68,19 @@ def create(
         audit(actor, "run.create", f"run {run.pk}", dataset=str(data), model=start.name)
         jobs.announce(jobs.get(job.pk))
     return run
+
+
+def check(
+    *, dataset: int | str, model: str, profile: str = "plain", config: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The whole configuration of a run that could be created now; creates nothing. Raises as `create` does."""
+    return _whole_config(config or {}, _ready_dataset(dataset), _start(config or {}, model), profile)
+
+
+def _start(config: dict[str, Any], model: str) -> LanguageModel:
+    """What the run starts from, as things stand: the model named, or the current one of the chain."""
+    name = chains.name_in(config)
+    return _ready_model(chains.start_model(name, model) if name else model)
 
 
 def _fault(path: str, message: str) -> FieldFault:
@@ -83,7 +108,7 @@ def _ready_model(name: str) -> LanguageModel:
 def _whole_config(given: dict[str, Any], data: Dataset, model: LanguageModel, profile: str) -> dict[str, Any]:
     """The whole TrainerConfig: what was given, over what dataset and model say, over the defaults."""
     merged: dict[str, Any] = {section: dict(values) if isinstance(values, dict) else values
-                              for section, values in given.items()}  # fmt: skip
+                              for section, values in chains.with_locked(given).items()}  # fmt: skip
     implied: dict[str, dict[str, Any]] = {
         "profile": {"name": profile},
         "data": {"train_dataset": str(data.pk), "eval_fraction": data.eval_fraction},
@@ -118,12 +143,7 @@ def _refuse_contradictions(whole: dict[str, Any], data: Dataset, model: Language
         if said != meant:
             message = f"{path} says {said!r}, the request {meant!r}: leave it out of the config."
             raise InvalidInputError(message, (_fault(path, message),))
-    facts_of = {
-        "base_model": model.name, "model_architecture": model.architecture,
-        "tokenizer_sha256": model.facts.get("tokenizer_sha256") or "",
-        "chat_template_sha256": model.facts.get("chat_template_sha256") or "",
-    }  # fmt: skip
-    for name, meant in facts_of.items():
+    for name, meant in models.locked_facts(model).items():
         said = whole["locked"][name]
         if said and meant and said != meant:
             path = f"config.locked.{name}"
@@ -148,7 +168,7 @@ def _refuse_contradictions(whole: dict[str, Any], data: Dataset, model: Language
 
 def get(run_id: int) -> Run:
     """The run with its job, dataset and model. Raises NotFoundError."""
-    run = Run.objects.select_related("job", "job__host", "dataset", "model").filter(pk=run_id).first()
+    run = Run.objects.select_related("job", "job__host", "dataset", "model", "chain").filter(pk=run_id).first()
     if run is None:
         raise NotFoundError(f"There is no run {run_id}.")
     return run
@@ -156,7 +176,7 @@ def get(run_id: int) -> Run:
 
 def list_runs(limit: int = 50, before_id: int | None = None) -> list[Run]:
     """Runs, newest first, before an id."""
-    rows = Run.objects.select_related("job", "job__host", "dataset", "model").order_by("-id")
+    rows = Run.objects.select_related("job", "job__host", "dataset", "model", "chain").order_by("-id")
     rows = rows.prefetch_related("job__energy")
     if before_id:
         rows = rows.filter(pk__lt=before_id)
@@ -208,17 +228,11 @@ def resume(actor: Actor, run_id: int) -> Run:
 def register_checkpoint(actor: Actor, run_id: int, step: int, name: str) -> LanguageModel:
     """Makes a model of a checkpoint: a fetch job copies and checks its files."""
     run = get(run_id)
-    row = run.checkpoints.filter(step=step, gone_at=None).first()
-    if row is None:
-        there = ", ".join(str(item["step"]) for item in run_facts.checkpoints(run)) or "none"
-        raise NotFoundError(f"Run {run_id} has no checkpoint at step {step}. There are: {there}.")
-    return models.register_checkpoint(actor, run, row, name)
+    return models.register_checkpoint(actor, run, checkpoint_files.get(run, step), name)
 
 
 def delete(actor: Actor, run_id: int) -> None:
-    """Takes a run that has ended off the books; its models stay. Its checkpoint files are cleaned by a later issue's
-    `manage.py clean`.
-    """
+    """Takes a run that has ended off the books, with its checkpoints and logs; its models stay."""
     run = get(run_id)
     if not actor.may_change(run.created_by):
         raise ForbiddenError(f"Run {run_id} belongs to {run.created_by}: only they or an admin may delete it.")
@@ -227,3 +241,5 @@ def delete(actor: Actor, run_id: int) -> None:
     with transaction.atomic():
         Job.objects.filter(pk=run.job_id).delete()
         audit(actor, "run.delete", f"run {run_id}", name=run.name)
+    for folder in (run.folder, Path(settings.HOME) / "jobs" / str(run.job_id)):
+        shutil.rmtree(folder, ignore_errors=True)  # what is left of it `manage.py clean` finds

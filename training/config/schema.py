@@ -223,6 +223,18 @@ class Monitoring:
     sample_prompts: Annotated[
         tuple[str, ...], _about("What the model is asked for samples during the run.", advanced=True)
     ] = ()
+    divergence_factor: Annotated[
+        float,
+        _about(
+            "Ends the run when the smoothed loss stays above this many times its best, and above where it began. "
+            "0: never.",
+            title="Diverged above",
+            unit="times the best loss",
+            advanced=True,
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 3.0
     update_interval_seconds: Annotated[
         float,
         _about("The progress bar moves at most this often.", unit="seconds", advanced=True, ge=0, le=3600),

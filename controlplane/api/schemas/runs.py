@@ -9,13 +9,20 @@ from controlplane.api.schemas.energy import Energy
 
 
 class CreateRun(Schema):
-    """`dataset`: an id, or a name for its newest version. `config`: any subset of TrainerConfig, nested by section."""
+    """`dataset`: an id, or a name for its newest version. `config`: any subset of TrainerConfig, nested by section.
+
+    `template`: a run template's name or id; what is given besides lies over it, and dataset and model may be left out
+    where it has them. `model` may be left out where `config.model.chain` names a chain that is there. `based_on`: the
+    run whose settings this one began with.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     name: str
-    dataset: int | str
-    model: str
+    template: int | str | None = None
+    based_on: int | None = None
+    dataset: int | str | None = None
+    model: str = ""
     profile: str = "plain"
     priority: str = "normal"
     config: dict[str, Any] = Field(default_factory=dict)
@@ -60,8 +67,10 @@ class Run(Schema):
     waiting_reason: str
     dataset: RunDataset
     model: str
+    chain: str | None
     profile: str
     config: dict[str, Any]
+    based_on: int | None
     host: str | None
     attempts: int
     progress: RunProgress
@@ -113,6 +122,14 @@ class Checkpoint(Schema):
     bytes: int
     created_at: str
     is_best: bool
+    is_kept: bool
+    is_pinned: bool
+
+
+class KeepCheckpoint(Schema):
+    """Whether it is pinned: retention leaves it alone then."""
+
+    keep: bool = True
 
 
 class RegisterCheckpoint(Schema):
