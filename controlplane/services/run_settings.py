@@ -118,16 +118,33 @@ def previewed(
     if template is not None:
         choices = run_templates.filled(template, dataset=dataset, model=model, profile=profile, config=config)
     else:
-        choices = {
-            "dataset": dataset or "",
-            "model": model,
-            "config": dict(config or {}),
-            "profile": profile or "plain",
-        }
+        choices = {"dataset": dataset or "", "model": model, "profile": profile or "plain"}
+        choices["config"] = dict(config or {})
+    return examined(choices, based_on=based_on, template=template)
+
+
+def examined(
+    choices: Mapping[str, Any], *, based_on: Run | None = None, template: RunTemplate | None = None
+) -> dict[str, Any]:
+    """As `previewed`, of whole choices (`dataset`, `model`, `profile`, `config`) that are only compared."""
     whole = runs.check(**choices)
-    before = based_on.config if based_on is not None else template.config if template is not None else {}
-    plan = planned(datasets.get(whole["data"]["train_dataset"]), whole)
-    return {"config": whole, "plan": plan, "differences": told(differences(before, whole))}
+    data = datasets.get(whole["data"]["train_dataset"])
+    before = based_on.config if based_on is not None else _before(template, whole, data)
+    found = differences(before, whole)
+    return {"config": whole, "plan": planned(data, whole), "differences": told(found), "found": found}
+
+
+def _before(template: RunTemplate | None, whole: Mapping[str, Any], data: Dataset) -> dict[str, dict[str, Any]]:
+    """A template's settings, or the defaults, with the dataset and model of the run where those stay open."""
+    config = run_templates.apply(template) if template is not None else {}
+    of_data, of_model = config.setdefault("data", {}), config.setdefault("model", {})
+    of_data.setdefault("eval_fraction", data.eval_fraction)
+    of_data["train_dataset"], of_model["model"] = whole["data"]["train_dataset"], whole["model"]["model"]
+    if template is not None and template.dataset_id:
+        of_data["train_dataset"] = str(template.dataset_id)
+    if template is not None and template.model is not None:
+        of_model["model"] = template.model.name
+    return config
 
 
 # --- What differs -----------------------------------------------------------------------------------------------------

@@ -127,12 +127,23 @@ def save(
 
 
 def save_run(actor: Actor, run: Run, *, name: str, description: str = "") -> RunTemplate:
-    """Makes a template of an existing run. Its dataset's own evaluation share isn't a choice and stays open."""
+    """Makes a template of an existing run."""
+    return save(
+        actor, name=name, description=description, config=settings_of(run), model=run.model.name,
+        dataset=run.dataset_id,
+    )  # fmt: skip
+
+
+def settings_of(run: Run) -> dict[str, dict[str, Any]]:
+    """What a run's settings were chosen to be, without what is its own. Its dataset's own evaluation share isn't a
+    choice and stays open.
+    """
     config = chosen(run.config)
-    data = config.get("data", {})
     if run.config.get("data", {}).get("eval_fraction") == run.dataset.eval_fraction:
-        data.pop("eval_fraction", None)
-    return save(actor, name=name, description=description, config=config, model=run.model.name, dataset=run.dataset_id)
+        config.get("data", {}).pop("eval_fraction", None)
+    for section, name in LEFT_OUT:
+        config.get(section, {}).pop(name, None)
+    return {section: values for section, values in config.items() if values}
 
 
 def change(actor: Actor, template_id: int, changes: Mapping[str, Any]) -> RunTemplate:

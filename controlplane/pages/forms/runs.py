@@ -5,7 +5,7 @@ What was typed is kept as typed: every field is text until `clean` turns it into
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from django.forms import BoundField
 from controlplane.models import Dataset, LanguageModel
 from controlplane.pages.forms.base import PageForm, dress
 from training.config.fields import FieldInfo, sections
+from training.config.fields import fields as config_fields
 from training.profiles.base import profile_names
 
 CHOSEN_ABOVE = frozenset({"data.train_dataset", "model.model", "profile.name", "output.output_dir"})
@@ -67,14 +68,14 @@ def _widget(info: FieldInfo) -> tuple[forms.Widget, Any]:
             widget = forms.Select(choices=[(choice, choice) for choice in info.choices])
         case "list":
             widget = forms.Textarea(attrs={"rows": 3, "placeholder": "one a line"})
-            initial = "\n".join(info.default or ())
+            initial = shown(info, info.default)
         case "object":
             widget = forms.Textarea(attrs={"rows": 3, "spellcheck": "false"})
-            initial = json.dumps(info.default or {})
+            initial = shown(info, info.default)
         case "integer" | "number":
             mode = "numeric" if info.kind == "integer" else "decimal"
             widget = forms.TextInput(attrs={"inputmode": mode, "autocomplete": "off"})
-            initial = f"{info.default:g}" if info.kind == "number" else info.default
+            initial = shown(info, info.default)
         case _ if info.name == "system_prompt":
             widget = forms.Textarea(attrs={"rows": 3})
         case _:
@@ -127,6 +128,31 @@ def _within(info: FieldInfo, value: float) -> float:
     return value
 
 
+def shown(info: FieldInfo, value: Any) -> Any:
+    """A setting's value as it stands in its field: a text, or a bool for a box that is ticked."""
+    match info.kind:
+        case "boolean":
+            return bool(value)
+        case "list":
+            return "\n".join(value or ())
+        case "object":
+            return json.dumps(value or {}, ensure_ascii=False)
+        case "number" if isinstance(value, (int, float)):
+            short = f"{value:g}"
+            return short if float(short) == value else repr(value)
+    return str(value)
+
+
+def initial_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration (any part of it, nested by section) as the form's initial values, by path."""
+    found = {}
+    for info in config_fields():
+        section = config.get(info.section)
+        if isinstance(section, Mapping) and info.name in section:
+            found[info.path] = shown(info, section[info.name])
+    return found
+
+
 @dataclass(frozen=True)
 class Section:
     """A card of the form: its fields that everyone sees, and those behind a fold (open when one has a fault)."""
@@ -150,6 +176,8 @@ class RunForm(PageForm):
     model = forms.ChoiceField(label="Model to start from")
     profile = forms.ChoiceField(label="Profile", help_text="How each example is shaped: see below.")
     priority = forms.ChoiceField(label="Place in the queue", choices=PRIORITIES)
+    based_on = forms.IntegerField(required=False, widget=forms.HiddenInput())
+    template = forms.IntegerField(required=False, widget=forms.HiddenInput())
 
     def __init__(self, datasets: Iterable[Dataset], models: Iterable[LanguageModel], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -198,6 +226,39 @@ class RunForm(PageForm):
                     config.setdefault(field.info.section, {})[field.info.name] = value
         return config
 
+    def choices(self, name: str) -> list[tuple[str, str]]:
+        """What may be chosen in `dataset`, `model` or `profile`, as (value, words)."""
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
+        return [(str(value), str(words)) for value, words in field.choices if value]
+
+    def choice(self) -> dict[str, Any]:
+        """`dataset`, `model`, `profile` and `config` for the services. Of a form without faults."""
+        data = self.cleaned_data
+        return {
+            "dataset": int(data["dataset"]), "model": data["model"], "profile": data["profile"],
+            "config": self.config(),
+        }  # fmt: skip
+
+    def whole(self) -> dict[str, dict[str, Any]]:
+        """The configuration with the profile that was chosen, as a template keeps it."""
+        config = self.config()
+        config.setdefault("profile", {})["name"] = self.cleaned_data["profile"]
+        return config
+
+    def typed(self) -> dict[str, Any]:
+        """What stands in every field as it came, for a form that is drawn anew with more in it."""
+        boxes = {name for name, field in self.fields.items() if isinstance(field.widget, forms.CheckboxInput)}
+        return {name: name in self.data if name in boxes else self.data.get(name, "") for name in self.fields}
+
+    def setting_faults(self) -> dict[str, str]:
+        """The titles of settings that can't be taken as typed, with the reason."""
+        faults = {}
+        for path, found in self.errors.items():
+            if path in self.fields and isinstance(self.fields[path], SettingField):
+                faults[str(self.fields[path].label)] = " ".join(str(fault) for fault in found)
+        return faults
+
     def paths(self) -> dict[str, str]:
         """The service's names of the fields, to put its refusals beside them."""
         return {f"config.{path}": path for path in self.fields}
@@ -205,3 +266,23 @@ class RunForm(PageForm):
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+class TemplateForm(RunForm):
+    """A template's name and settings; dataset and model may be left open."""
+
+    name = forms.CharField(label="Name", max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
+    description = forms.CharField(
+        label="What it is for", max_length=500, required=False, widget=forms.TextInput(attrs={"autocomplete": "off"})
+    )
+    priority = None  # type: ignore[assignment] # a run's own
+
+    def __init__(self, datasets: Iterable[Dataset], models: Iterable[LanguageModel], *args: Any, **kwargs: Any) -> None:
+        super().__init__(datasets, models, *args, **kwargs)
+        for name, words in (("dataset", "chosen for each run"), ("model", "chosen for each run")):
+            self._choose(name, [("", words), *self.choices(name)])
+            self.fields[name].required = False
+
+    def head(self) -> list[BoundField]:
+        """What a template is called and stands on."""
+        return [self[name] for name in ("name", "description", "dataset", "model", "profile")]

@@ -1,0 +1,239 @@
+"""The form that starts a run: empty, or begun with a template, another run's settings or a config.json.
+
+Runs in the web process. Beside the form stand the run's steps, its learning rate and what differs from what it began
+with; they are drawn anew while one types.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.http import require_POST
+
+from controlplane.errors import ConflictError, InvalidInputError, NotFoundError, PilothouseError
+from controlplane.models import Run, RunTemplate
+from controlplane.models.access import Role
+from controlplane.models.datasets import DatasetStatus
+from controlplane.models.jobs import Priority
+from controlplane.pages import differences
+from controlplane.pages.actors import actor
+from controlplane.pages.forms.runs import RunForm, initial_of, shown
+from controlplane.services import datasets, models, run_settings, run_templates, runs
+from training.config.fields import by_path
+
+HEAD = {"data.train_dataset": "dataset", "model.model": "model", "profile.name": "profile"}
+"""Settings that the form asks in its own words."""
+
+
+@dataclass
+class Beginning:
+    """What a form starts with, and what is to be said about it."""
+
+    initial: dict[str, Any] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+
+def run_new(request: HttpRequest) -> HttpResponse:
+    """The form (`like`: a run, `template`: a template; `dataset`, `model`, `name`), and what it sends."""
+    if request.method == "POST":
+        actor(request).require(Role.USE)
+        form = _form(request.POST)
+        if form.is_valid() and (run := _created(request, form)) is not None:
+            return redirect("run", run_id=run.pk)
+        return _page(request, form)
+    begun = _beginning(request)
+    return _page(request, _form(initial=begun.initial), notices=begun.notices)
+
+
+def _form(data: Any = None, initial: dict[str, Any] | None = None) -> RunForm:
+    ready = [row for row in datasets.list_datasets() if row.status == DatasetStatus.READY]
+    return RunForm(ready, models.list_ready(), data, initial=initial or {})
+
+
+def _page(request: HttpRequest, form: RunForm, **more: Any) -> HttpResponse:
+    based_on, template = _origin(form)
+    usable = len(form.choices("model"))
+    context = {
+        "form": form, "datasets": form.choices("dataset"), "models": form.choices("model"),
+        "fetching": len(models.list_models()) - usable, "templates": run_templates.list_templates(),
+        "based_on": based_on, "begun_with": template, **more,
+    }  # fmt: skip
+    is_refused = bool(form.is_bound and form.errors) or "load_faults" in more
+    return render(request, "runs/new.html", context, status=422 if is_refused else 200)
+
+
+def _created(request: HttpRequest, form: RunForm) -> Run | None:
+    data = form.cleaned_data
+    try:
+        return runs.create(
+            actor(request), name=data["name"], priority=data["priority"], based_on=data["based_on"], **form.choice()
+        )
+    except InvalidInputError as error:
+        form.refuse(error, form.paths())
+        return None
+
+
+# --- What it begins with ----------------------------------------------------------------------------------------------
+
+
+def _beginning(request: HttpRequest) -> Beginning:
+    """The initial values by the address. Raises NotFoundError for a run or template that isn't there."""
+    asked = request.GET
+    if "like" in asked:
+        begun = _like(runs.get(_number(asked["like"], "run")))
+    elif "template" in asked:
+        begun = _of_template(run_templates.get(_number(asked["template"], "run template")))
+    else:
+        begun = Beginning()
+    begun.initial |= {name: asked[name] for name in ("dataset", "model", "name") if name in asked}
+    return begun
+
+
+def _number(text: str, noun: str) -> int:
+    if not (text.isdecimal() and len(text) < 19):
+        raise NotFoundError(f"There is no {noun} {text!r}.")
+    return int(text)
+
+
+def _like(run: Run) -> Beginning:
+    initial = {
+        "name": run.name, "dataset": str(run.dataset_id), "model": run.model.name, "profile": run.profile,
+        "priority": Priority(run.job.priority).name.lower(), "based_on": run.pk,
+        **initial_of(run_templates.settings_of(run)),
+    }  # fmt: skip
+    return Beginning(initial, _gone(run.dataset.status, str(run.dataset), run.model.state, run.model.name))
+
+
+def _of_template(row: RunTemplate) -> Beginning:
+    initial: dict[str, Any] = {"template": row.pk, **initial_of(row.config)}
+    initial["profile"] = row.config.get("profile", {}).get("name", "plain")
+    if row.dataset is not None:
+        initial["dataset"] = str(row.dataset.pk)
+    if row.model is not None:
+        initial["model"] = row.model.name
+    data, model = row.dataset, row.model
+    return Beginning(initial, _gone(
+        data.status if data else "ready", str(data), model.state if model else "ready", model.name if model else "",
+    ))  # fmt: skip
+
+
+def _gone(data_status: str, data: str, model_state: str, model: str) -> list[str]:
+    """What can't be chosen again."""
+    found = []
+    if data_status != "ready":
+        found.append(f"The dataset {data} is {data_status}: choose another.")
+    if model_state != "ready":
+        found.append(f"The model {model} is {model_state}: choose another.")
+    return found
+
+
+def _origin(form: RunForm) -> tuple[Run | None, RunTemplate | None]:
+    """The run or the template that the form began with; None for what has been deleted meanwhile."""
+    found: list[Any] = []
+    for name, get in (("based_on", runs.get), ("template", run_templates.get)):
+        number = str(form[name].value() or "")
+        try:
+            found.append(get(int(number)) if number.isdecimal() and len(number) < 19 else None)  # type: ignore[operator]
+        except NotFoundError:
+            found.append(None)
+    return found[0], found[1]
+
+
+# --- A config.json ----------------------------------------------------------------------------------------------------
+
+
+@require_POST
+def run_load(request: HttpRequest) -> HttpResponse:
+    """Fills in what a configuration file says, chosen (`config_file`) or pasted (`config_text`); the rest stays."""
+    actor(request).require(Role.USE)
+    form = _form(request.POST)
+    file, text = request.FILES.get("config_file"), request.POST.get("config_text", "")
+    try:
+        if file is None and not text.strip():
+            raise InvalidInputError("Choose a file or paste its content first.")
+        if file is not None and (file.size or 0) > run_settings.MAX_FILE_BYTES:
+            raise InvalidInputError(f"{file.name} is too large: a configuration has at most a mebibyte.")
+        found = run_settings.read_file(file.read() if file is not None else text)
+    except InvalidInputError as error:
+        faults = [f"{fault.path.removeprefix('config.')}: {fault.message}" for fault in error.faults]
+        return _page(
+            request, _form(initial=form.typed()), load_faults=faults or [error.message], load_text=text
+        )  # fmt: skip
+    begun = Beginning(form.typed())
+    said = {path: value for path, value, source, _ in found.explained if source == "json"}
+    for path, value in said.items():
+        _fill(begun, form, path, value)
+    named = file.name if file is not None else "what was pasted"
+    context = {"loaded": named, "loaded_count": len(said), "left_out": found.left_out}
+    return _page(request, _form(initial=begun.initial), notices=begun.notices, **context)
+
+
+def _fill(begun: Beginning, form: RunForm, path: str, value: Any) -> None:
+    if path in HEAD:
+        name, text = HEAD[path], str(value)
+        if text in {choice for choice, _ in form.choices(name)}:
+            begun.initial[name] = text
+        elif text:
+            begun.notices.append(f"There is no {name} {text!r} that is ready here: choose one.")
+    elif path in form.fields:
+        begun.initial[path] = shown(by_path()[path], value)
+    elif value:
+        reason = "the model decides it" if path.startswith("locked.") else "Pilothouse chooses it for each run"
+        begun.notices.append(f"{path} is left out: {reason}.")
+
+
+# --- A template of what is typed --------------------------------------------------------------------------------------
+
+
+@require_POST
+def run_save_template(request: HttpRequest) -> HttpResponse:
+    """Saves what is typed as a template (`template_name`, `template_description`); the form stays as it is."""
+    form = _form(request.POST)
+    name, about = request.POST.get("template_name", ""), request.POST.get("template_description", "")
+    form.fields["name"].required = False
+    kept = {"template_name": name, "template_description": about}
+    if not form.is_valid():
+        return _page(request, form, **kept)
+    try:
+        row = run_templates.save(
+            actor(request), name=name, description=about, model=form.cleaned_data["model"],
+            dataset=form.cleaned_data["dataset"], config=form.whole(),
+        )  # fmt: skip
+    except (InvalidInputError, ConflictError) as error:
+        return _page(request, _form(initial=form.typed()), template_fault=error.message, **kept)
+    messages.success(request, f"Saved as the template {row.name}. Nothing was started.")
+    return _page(request, _form(initial=form.typed()))
+
+
+# --- Beside the form --------------------------------------------------------------------------------------------------
+
+
+@require_POST
+def run_plan(request: HttpRequest) -> HttpResponse:
+    """The steps, the learning rate and the differences of what is typed. Changes nothing."""
+    form = _form(request.POST)
+    form.is_valid()
+    based_on, template = _origin(form)
+    context: dict[str, Any] = {"based_on": based_on, "begun_with": template}
+    if faults := form.setting_faults():
+        return render(request, "runs/plan.html", {**context, "faults": faults})
+    if not form.cleaned_data.get("dataset") or not form.cleaned_data.get("model"):
+        return render(request, "runs/plan.html", {**context, "reason": "Choose a dataset and a model first."})
+    try:
+        found = run_settings.examined(form.choice(), based_on=based_on, template=template)
+    except PilothouseError as error:
+        return render(request, "runs/plan.html", {**context, "reason": error.message})
+    return render(request, "runs/plan.html", {**context, **_told(found)})
+
+
+def _told(found: Mapping[str, Any]) -> dict[str, Any]:
+    plan = found["plan"]
+    told = {"plan": plan, "differences": differences.rows(found["found"])}
+    if plan is not None:
+        curve = plan["learning_rate"]
+        told |= {"rate_steps": json.dumps(curve["step"]), "rate_values": json.dumps(curve["value"])}
+    return told
