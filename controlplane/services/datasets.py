@@ -388,6 +388,8 @@ def _check_unused(dataset: Dataset) -> None:
     evaluating = Run.objects.filter(config__data__eval_dataset=str(dataset.pk))
     if (run := evaluating.order_by("-id").first()) is not None:
         raise ConflictError(f"{dataset} is the evaluation set of run {run}. Delete that run first.")
+    if (sweep := dataset.run_sweeps.first()) is not None:
+        raise ConflictError(f"{dataset} is used by sweep {sweep}. Delete that sweep first.")
     job = dataset.job
     if job is not None and job.status not in ENDED:
         raise ConflictError(f"{dataset} is being validated by job {job.pk}. Cancel it first, or wait.")

@@ -16,7 +16,8 @@ MAX_FIELDS = 10
 MAX_VALUES = 100
 MAX_COMBINATIONS = 1000
 SAID_ONCE = frozenset({
-    "data.train_dataset", "data.eval_dataset", "model.model", "model.chain", "profile.name", "output.output_dir", "output.register_as",
+    "data.train_dataset", "data.eval_dataset", "model.model", "model.chain", "profile.name",
+    "output.output_dir", "output.register_as",
 })  # fmt: skip
 """What all runs of a sweep share, or what each chooses for itself."""
 

@@ -16,7 +16,8 @@ let shown = { trials: [], space: [], metric: "" }, against = "", timer = 0, read
 
 const titles = Object.fromEntries([...document.querySelectorAll("[data-against]")].map((button) => [button.dataset.against, button.textContent]));
 const done = () => shown.trials.filter((trial) => trial.state === "done");
-const text = (value) => (typeof value === "number" ? figure(value) : String(value));
+const short = (value) => String(Number(value.toPrecision(2)));
+const text = (value) => (typeof value === "number" ? String(Number(value.toPrecision(4))) : String(value));
 
 function say(words) {
   const place = document.getElementById("chart-state");
@@ -40,7 +41,7 @@ function scale(dimension) {
   const at = isLog(dimension) ? Math.log10 : (value) => value;
   const [low, high] = ends.map(at);
   const room = (high - low || 1) * 0.06;
-  const ticks = values ? values.map((value) => [at(value), text(value)]) : [0, 0.25, 0.5, 0.75, 1].map((share) => low + share * (high - low)).map((place) => [place, figure(isLog(dimension) ? 10 ** place : place, 2)]);
+  const ticks = values ? values.map((value) => [at(value), text(value)]) : [0, 0.25, 0.5, 0.75, 1].map((share) => low + share * (high - low)).map((place) => [place, short(isLog(dimension) ? 10 ** place : place)]);
   return { at, low: low - room, high: high + room, ticks };
 }
 

@@ -36,7 +36,7 @@ EVERYBODYS = (
     "/bridge/instruments", "/bridge/running", "/bridge/work", "/bridge/lately",
     "/bridge/alerts", "/alerts/", "/alerts/rules",
     "/runs/{run}/parts/head", "/runs/{run}/parts/checkpoints", "/runs/{run}/parts/samples", "/runs/{run}/parts/result",
-    "/runs/{run}/parts/energy", "/power/sweeps/",
+    "/runs/{run}/parts/energy", "/power/sweeps/", "/runs/sweeps/", "/runs/sweeps/new", "/runs/sweeps/row",
 )  # fmt: skip
 ADMINS = ("/alerts/routes", "/settings/people", "/settings/keys", "/settings/audit")
 
