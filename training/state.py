@@ -12,7 +12,11 @@ from typing import Any, Self
 
 @dataclass
 class RunState:
-    """Counts over all attempts. `loss` and `eval_loss` are the last figures, `eval_step` the step of the latter."""
+    """Counts over all attempts. `loss` and `eval_loss` are the last figures, `eval_step` the step of the latter.
+
+    `suspect_since` is the first of the last logged steps in a row whose loss looks like a divergence, `calm_step` the
+    last one before: its loss is that of the weights before it, so checkpoints of earlier steps are known to be good.
+    """
 
     tokens: int = 0
     examples: int = 0
@@ -23,7 +27,17 @@ class RunState:
     best_eval_loss: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
+    smoothed_loss: float | None = None
+    first_loss: float | None = None
+    best_smoothed_loss: float | None = None
+    calm_step: int | None = None
+    suspect_since: int | None = None
+    suspect_points: int = 0
     _clock_began: float | None = field(default=None, repr=False)
+
+    def is_good(self, step: int) -> bool:
+        """Whether the loss after the checkpoint of a step has shown that its weights are good."""
+        return self.calm_step is not None and step < self.calm_step
 
     def start_clock(self, began: float) -> None:
         """Counts `seconds` on from here; `began` is when the attempt did (time.monotonic)."""
