@@ -1,7 +1,5 @@
-// Checkpoints and samples of a run, added in place as they are announced.
+// Checkpoints of a run, added in place as they are announced.
 import { count, figure, filesize } from "./format.js";
-
-const SAMPLES_KEPT = 12;
 
 function cell(row, name) {
   return row.querySelector(`[data-cell="${name}"]`);
@@ -33,22 +31,4 @@ export function showCheckpoint(checkpoint) {
   for (const other of body.rows) if (checkpoint.is_best || other === row) cell(other, "best").hidden = !(checkpoint.is_best && other === row);
   body.closest(".table-box").hidden = false;
   body.closest(".table-box").nextElementSibling.hidden = true;
-}
-
-export function showSample({ step, prompt, text }) {
-  const box = document.getElementById("samples");
-  if (!box) return;
-  const sample = document.createElement("div");
-  sample.className = "sample";
-  const head = document.createElement("span");
-  head.className = "small";
-  head.textContent = `step ${count(step)} · ${prompt}`;
-  const answer = document.createElement("div");
-  answer.className = "answer";
-  answer.textContent = text;
-  sample.append(head, answer);
-  box.prepend(sample);
-  while (box.children.length > SAMPLES_KEPT) box.lastElementChild.remove();
-  box.hidden = false;
-  if (box.nextElementSibling) box.nextElementSibling.hidden = true;
 }

@@ -3,7 +3,8 @@ import { on } from "./live.js";
 import { Curves, smoothed, TOO_MANY_POINTS } from "./curves.js";
 import { Plot, layout, palette } from "./chart.js";
 import { count, duration, figure, gib, number, sparkPath } from "./format.js";
-import { showCheckpoint, showSample } from "./milestones.js";
+import { showCheckpoint } from "./milestones.js";
+import { showSample } from "./samples.js";
 import { send } from "./csrf.js";
 
 const LOSS = 0, EVAL = 1, FLAGS = 2, SMOOTH = 3;
