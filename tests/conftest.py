@@ -23,7 +23,11 @@ SLOWEST_FIRST = ("smollm2", "browser", "slow")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where tests are shared out over processes, the slowest files begin first: none is left for the end."""
+    """Leaves out what has to be asked for by its mark; where tests are shared out, the slowest files begin first."""
+    if "systemd" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("systemd")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     if not hasattr(config, "workerinput"):
         return
 

@@ -18,7 +18,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 DEPLOY = CHECKOUT / "deploy"
 STAND_IN = CHECKOUT / "tests" / "fakes" / "service_host" / "stand_in"
-STANDS_FOR = ("systemctl", "timedatectl", "nvidia-smi", "useradd", "usermod")
+STANDS_FOR = ("systemctl", "systemd-detect-virt", "timedatectl", "nvidia-smi", "useradd", "usermod")
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - nothing listens there
 UUID = "GPU-0123abcd-4567-89ab-cdef-0123456789ab"
 USER_OPTIONS = (
@@ -322,6 +322,13 @@ def test_the_real_systemctl_enables_the_units_of_a_tree(machine: Machine) -> Non
 
 
 # --- Drivers, clocks, users -------------------------------------------------------------------------------------------
+
+
+def test_a_container_leaves_the_time_to_the_machine_around_it(machine: Machine) -> None:
+    """No time service starts there, whatever timedatectl is told."""
+    (machine.state / "container").write_text("lxc\n")
+    assert re.search(r"^ok +clock +this is a container \(lxc\)", machine.run(), re.M)
+    assert "timedatectl set-ntp true" not in machine.calls()
 
 
 def test_a_card_without_a_driver_is_told_with_the_fix(machine: Machine) -> None:
