@@ -12,7 +12,8 @@ WIDTHS = {"wide": {"width": 1440, "height": 900}, "phone": {"width": 390, "heigh
 PAGES = (
     "/", "/runs/", "/runs/new", "/runs/{run}/", "/models/", "/models/add", "/models/at/tiny", "/datasets/",
     "/datasets/upload", "/datasets/{dataset}/", "/datasets/{dataset}/preview", "/chat", "/queue/", "/hosts/",
-    "/hosts/{host}/", "/alerts/", "/alerts/rules", "/alerts/routes", "/power/", "/power/sweeps/", "/settings/",
+    "/hosts/{host}/", "/alerts/", "/alerts/rules", "/alerts/routes", "/power/", "/power/sweeps/", "/runs/sweeps/",
+    "/runs/sweeps/new", "/settings/",
     "/settings/people", "/settings/keys", "/settings/values", "/settings/audit", "/settings/doctor",
     "/api/docs",
 )  # fmt: skip
