@@ -85,11 +85,12 @@ async function drawParallel(colors) {
     type: "scatter", mode: "lines+markers", x: axes.map((_axis, index) => index), y: axes.map((axis) => height(axis, trial)), hovertext: hover(trial), hoverinfo: "text",
     opacity: trial.is_best ? 1 : 0.25 + 0.5 * (place / Math.max(1, trials.length - 1)), line: { color: colors[trial.is_best ? "series-2" : "series-1"], width: trial.is_best ? 2.5 : 1.4 }, marker: { size: 5 },
   }));
+  const isNarrow = parallelElement.clientWidth < 600;
   const whole = layout(colors, { xTitle: "", total: null, log: false });
   whole.hovermode = "closest";
-  Object.assign(whole.xaxis, { range: [-0.3, axes.length - 0.5], autorange: false, tickvals: axes.map((_axis, index) => index), ticktext: axes.map((axis) => axis.title), side: "top", showline: false });
+  Object.assign(whole.xaxis, { range: [-0.3, axes.length - 0.5], autorange: false, tickvals: axes.map((_axis, index) => index), ticktext: axes.map((axis) => (isNarrow ? axis.title.replaceAll(" ", "<br>") : axis.title)), tickangle: 0, side: "top", showline: false });
   Object.assign(whole.yaxis, { range: [0, 1], autorange: false, visible: false });
-  whole.margin = { ...whole.margin, t: 30, b: 10, l: 12 };
+  whole.margin = { ...whole.margin, t: isNarrow ? 60 : 30, b: 10, l: 12 };
   whole.shapes = axes.map((_axis, index) => ({ type: "line", x0: index, x1: index, y0: 0, y1: 1, line: { color: colors.line, width: 1 } }));
   whole.annotations = axes.flatMap((axis, index) => axis.ticks.map(([place, words]) => ({ x: index, y: (place - axis.low) / (axis.high - axis.low), text: words, showarrow: false, xanchor: "left", xshift: 6, font: { size: 11, color: colors.muted } })));
   await parallelPlot.draw(traces, whole);
