@@ -18,7 +18,7 @@ from controlplane.api.schemas.power import (
     ScheduleList,
 )
 from controlplane.errors import FieldFault, InvalidInputError
-from controlplane.services import power, schedules
+from controlplane.services import persistence, power, schedules
 
 router = Router(tags=["Power"])
 
@@ -57,7 +57,7 @@ def set_power(
 @router.post("/settings/persistence_mode", response={200: PersistenceAnswer, 207: PersistenceAnswer})
 def set_persistence(request: ActorRequest, payload: PersistenceRequest) -> Status[dict[str, Any]]:
     """Sets persistence mode (admin); 207 when a GPU refuses (the others are set)."""
-    outcomes = power.set_persistence(request.actor, payload.enabled, host=payload.host, gpu=payload.gpu)
+    outcomes = persistence.request(request.actor, payload.enabled, host=payload.host, gpu=payload.gpu)
     whole = all(outcome["set"] for outcome in outcomes)
     return Status(200 if whole else 207, {"enabled": payload.enabled, "gpus": outcomes})
 

@@ -17,7 +17,7 @@ from controlplane.pages.history_charts import charts
 from controlplane.pages.instruments import gpu_card, gpu_cards, processes, signature
 from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
-from controlplane.services import gpu_processes, hosts, jobs, power, settings
+from controlplane.services import gpu_processes, hosts, jobs, persistence, power, settings
 
 
 def host_list(request: HttpRequest) -> HttpResponse:
@@ -80,7 +80,7 @@ def gpu_power(request: HttpRequest, name: str, index: int) -> HttpResponse:
 @require_POST
 def gpu_persistence(request: HttpRequest, name: str, index: int) -> HttpResponse:
     """Sets persistence mode. The list then shows what was read back, or who refused and the fix."""
-    outcomes = power.set_persistence(actor(request), request.POST.get("enabled") == "yes", host=name, gpu=index)
+    outcomes = persistence.request(actor(request), request.POST.get("enabled") == "yes", host=name, gpu=index)
     if request.headers.get("HX-Request"):
         return host_details(request, name)
     for outcome in outcomes:

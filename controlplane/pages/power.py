@@ -21,7 +21,7 @@ from controlplane.pages.forms.power import GuardForm, RulesForm, ScheduleForm
 from controlplane.pages.instruments import PowerButton
 from controlplane.pages.power_notes import Note, notes
 from controlplane.pages.topics import mark
-from controlplane.services import hosts, power, schedules, settings, thermal
+from controlplane.services import hosts, persistence, power, schedules, settings, thermal
 
 NOT_KNOWN = "not known"
 HEAT_WORDS = ("cool", "power stepped down", "new jobs wait", "runs paused")
@@ -93,7 +93,7 @@ def set_persistence(request: HttpRequest) -> HttpResponse:
     """Sets persistence mode in the same way."""
     host, gpu = _scope(request)
     wanted = request.POST.get("enabled") == "yes"
-    outcomes = power.set_persistence(actor(request), wanted, host=host, gpu=gpu)
+    outcomes = persistence.request(actor(request), wanted, host=host, gpu=gpu)
     said = [(item, f"persistence mode {'on' if item['enabled'] else 'off'}") for item in outcomes]
     return _after_press(request, said, [])
 

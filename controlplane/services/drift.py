@@ -15,7 +15,7 @@ from controlplane.models import Gpu
 from controlplane.models.access import SYSTEM
 from controlplane.models.alerts import Severity
 from controlplane.models.hosts import OFFLINE_AFTER_SECONDS
-from controlplane.services import alerts, power, settings
+from controlplane.services import alerts, persistence, power, settings
 from controlplane.services.access import audit
 
 SETTLE_SECONDS = 5
@@ -189,7 +189,7 @@ def _look_at_persistence(gpu: Gpu, again: bool, now: datetime) -> None:
     if found == wanted:
         if answer.get("found_at"):
             with transaction.atomic():
-                power.store_persistence(gpu, {**answer, "found_at": None})
+                persistence.store(gpu, {**answer, "found_at": None})
                 alerts.end(power.DRIFT_RULE, subject)
                 power.tell(gpu)
         return
@@ -201,7 +201,7 @@ def _look_at_persistence(gpu: Gpu, again: bool, now: datetime) -> None:
         _persist_again(gpu, wanted, tries, now)
     else:
         with transaction.atomic():
-            power.store_persistence(gpu, {**answer, "found_at": now.isoformat(), "enabled": found})
+            persistence.store(gpu, {**answer, "found_at": now.isoformat(), "enabled": found})
             _fire_persistence(gpu, subject, wanted, "not set again")
 
 
@@ -209,12 +209,12 @@ def _persist_again(gpu: Gpu, wanted: bool, tries: int, now: datetime) -> None:
     with power.alone_with(gpu) as row:
         if row is None or row.persistence_answer != gpu.persistence_answer or row.persistence_wanted != wanted:
             return
-        restore, answer = power.puts_back(), power.ask_persistence(row, wanted)
+        restore, answer = power.puts_back(), persistence.ask(row, wanted)
         moment = now.isoformat()
         stored = {**answer, "by": SYSTEM.name, "set_at": moment, "found_at": moment, "tried_at": moment,
                   "tries": tries + 1, "restore_told": restore}  # fmt: skip
         with transaction.atomic():
-            power.store_persistence(row, stored)
+            persistence.store(row, stored)
             audit(SYSTEM, "power.persistence_again", power.label(row), **answer)
             said = "set again" if answer["set"] else f"not set again: {answer['reason']}"
             _fire_persistence(row, f"persistence mode of {power.label(row)}", wanted, said)
@@ -251,7 +251,7 @@ def _tell_restore(gpu: Gpu, restore: bool) -> None:
         if tells_limit and watts is not None and power.ask_watts(row, watts)["refused_by"] != power.BY_AGENT:
             _note_told(row, "power_answer", restore)
         wanted = row.persistence_wanted
-        if tells_mode and wanted is not None and power.ask_persistence(row, wanted)["refused_by"] != power.BY_AGENT:
+        if tells_mode and wanted is not None and persistence.ask(row, wanted)["refused_by"] != power.BY_AGENT:
             _note_told(row, "persistence_answer", restore)
 
 

@@ -1,4 +1,4 @@
-"""Power of GPUs: what the three profiles mean for a card, setting them, and persistence mode. Runs in the web process.
+"""Power of GPUs: what the three profiles mean for a card, and setting them. Runs in the web process.
 
 On an RTX 3090 the profiles are 220, 280 and 350 W; on any other card they are 0.63, 0.80 and 1.00 of its default limit.
 What is shown is what was read back, never what was asked. Who presses last, wins: a card is changed by one at a time.
@@ -6,17 +6,17 @@ What is shown is what was read back, never what was asked. Who presses last, win
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 from django.db import transaction
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
-from controlplane.fleet.protocol import AgentRefusedError, HostUnreachableError, PersistenceAnswer, PowerAnswer
+from controlplane.fleet.protocol import AgentRefusedError, Carrier, HostUnreachableError, PowerAnswer
 from controlplane.fleet.registry import carrier
 from controlplane.live.announce import publish
 from controlplane.models import Gpu
@@ -25,6 +25,7 @@ from controlplane.models.hosts import OFFLINE_AFTER_SECONDS
 from controlplane.services import alerts, health, settings
 from controlplane.services.access import audit
 
+A = TypeVar("A")
 DRIFT_RULE = "power_drift"
 
 
@@ -72,21 +73,6 @@ class Outcome(TypedDict):
     asked_w: float | None
     power_limit_w: float | None
     clamped: bool
-    set: bool
-    refused_by: str | None
-    reason: str | None
-    fix: str | None
-
-
-class PersistenceOutcome(TypedDict):
-    """What became of one GPU's persistence mode; `enabled` is what was read back."""
-
-    host: str
-    index: int
-    uuid: str
-    name: str
-    asked: bool
-    enabled: bool | None
     set: bool
     refused_by: str | None
     reason: str | None
@@ -227,7 +213,7 @@ def request(
     chosen = named(profile)
     rows = health.gpus(host, gpu)
     if not rows:
-        raise _nobody(host, gpu)
+        raise nobody(host, gpu)
     if strict:
         _refuse_out_of_range(rows, chosen)
     return [set_profile(actor, row, profile, strict=strict) for row in rows]
@@ -244,7 +230,8 @@ def named(profile: str, path: str = "profile") -> Profile:
     return chosen
 
 
-def _nobody(host: str | None, gpu: int | None) -> NotFoundError | ConflictError:
+def nobody(host: str | None, gpu: int | None) -> NotFoundError | ConflictError:
+    """What is raised where no card is meant."""
     if host is None and gpu is None:
         return ConflictError("No host has a GPU that NVML shows, so there is nothing to set.")
     where = (f"GPU {gpu}" if gpu is not None else "GPU") + (f" on host {host!r}" if host is not None else "")
@@ -280,7 +267,7 @@ def set_profile(actor: Actor, gpu: Gpu, profile: str, *, strict: bool = False) -
     chosen = named(profile)
     with alone_with(gpu) as row:
         if row is None:
-            return _outcome(gpu, chosen, _refusal(gpu, 0.0, BY_AGENT, *_gone(gpu)))
+            return _outcome(gpu, chosen, _refusal(gpu, 0.0, BY_AGENT, *gone(gpu)))
         return set_held(actor, row, profile, strict=strict)
 
 
@@ -349,57 +336,6 @@ def _outcome(gpu: Gpu, profile: Profile, answer: PowerAnswer) -> Outcome:
     )  # fmt: skip
 
 
-# --- Persistence mode -------------------------------------------------------------------------------------------------
-
-
-def set_persistence(
-    actor: Actor, enabled: bool, *, host: str | None = None, gpu: int | None = None
-) -> list[PersistenceOutcome]:
-    """Sets persistence mode (the driver stays loaded while nobody uses the card) on every GPU that is meant.
-
-    Returns what was read back of each. Raises NotFoundError where no such GPU is known.
-    """
-    actor.require(Role.ADMIN)
-    rows = health.gpus(host, gpu)
-    if not rows:
-        raise _nobody(host, gpu)
-    return [_set_persistence(actor, row, enabled) for row in rows]
-
-
-def _set_persistence(actor: Actor, gpu: Gpu, enabled: bool) -> PersistenceOutcome:
-    with alone_with(gpu) as row:
-        if row is None:
-            return _persistence_outcome(gpu, _persistence_refusal(gpu, enabled, *_gone(gpu)))
-        restore, answer = puts_back(), ask_persistence(row, enabled)
-        told = restore if answer["refused_by"] != BY_AGENT else (row.persistence_answer or {}).get("restore_told")
-        with transaction.atomic():
-            if answer["set"]:
-                Gpu.objects.filter(pk=row.pk).update(persistence_wanted=enabled)
-                alerts.end(DRIFT_RULE, f"persistence mode of {label(row)}")
-            moment = timezone.now().isoformat()
-            store_persistence(row, {**answer, "by": actor.name, "set_at": moment, "restore_told": told})
-            audit(actor, "power.persistence", label(row), **answer)
-            tell(row)
-    return _persistence_outcome(row, answer)
-
-
-def store_persistence(gpu: Gpu, answer: dict[str, Any]) -> None:
-    """Stores what became of a change, and what was read back as the card's reading. Inside a transaction."""
-    values: dict[str, Any] = {"persistence_answer": answer}
-    if answer["enabled"] is not None:
-        values["reading"] = {**gpu.reading, "persistence_mode": answer["enabled"]}
-    Gpu.objects.filter(pk=gpu.pk).update(**values)
-    gpu.refresh_from_db()
-
-
-def _persistence_outcome(gpu: Gpu, answer: PersistenceAnswer) -> PersistenceOutcome:
-    return PersistenceOutcome(
-        host=gpu.host.name, index=gpu.index, uuid=gpu.uuid, name=gpu.name, asked=answer["asked"],
-        enabled=answer["enabled"], set=answer["set"], refused_by=answer["refused_by"], reason=answer["reason"],
-        fix=answer["fix"],
-    )  # fmt: skip
-
-
 # --- Asking the agent -------------------------------------------------------------------------------------------------
 
 
@@ -438,37 +374,38 @@ def changes(gpu: Gpu) -> list[datetime]:
     return [moment for moment in moments if moment is not None]
 
 
+def ask(gpu: Gpu, question: Callable[[Carrier], A], refused: Callable[[str, str], A]) -> A:
+    """What the agent of a card's host answers to a change; `refused` makes an answer of a reason and what mends it.
+
+    A refusal, a silent host and a card that vanished are answers too.
+    """
+    _changed_at[gpu.pk] = timezone.now()
+    try:
+        return question(carrier(gpu.host))
+    except (AgentRefusedError, HostUnreachableError) as error:
+        return refused(*_explained(gpu, error))
+    finally:
+        _changed_at[gpu.pk] = timezone.now()
+
+
 def ask_watts(gpu: Gpu, watts: float, *, strict: bool = False) -> PowerAnswer:
-    """Has the agent set a limit; a refusal, a silent host and a card that vanished are answers too."""
+    """Has the agent set a limit."""
     restore = puts_back()
-    _changed_at[gpu.pk] = timezone.now()
-    try:
-        return carrier(gpu.host).set_power(gpu.uuid, watts, strict=strict, restore_at_stop=restore)
-    except (AgentRefusedError, HostUnreachableError) as error:
-        return _refusal(gpu, watts, BY_AGENT, *_explained(gpu, error))
-    finally:
-        _changed_at[gpu.pk] = timezone.now()
-
-
-def ask_persistence(gpu: Gpu, enabled: bool) -> PersistenceAnswer:
-    """The same for persistence mode."""
-    restore = puts_back()
-    _changed_at[gpu.pk] = timezone.now()
-    try:
-        return carrier(gpu.host).set_persistence(gpu.uuid, enabled, restore_at_stop=restore)
-    except (AgentRefusedError, HostUnreachableError) as error:
-        return _persistence_refusal(gpu, enabled, *_explained(gpu, error))
-    finally:
-        _changed_at[gpu.pk] = timezone.now()
+    return ask(
+        gpu,
+        lambda agent: agent.set_power(gpu.uuid, watts, strict=strict, restore_at_stop=restore),
+        lambda reason, fix: _refusal(gpu, watts, BY_AGENT, reason, fix),
+    )
 
 
 def _explained(gpu: Gpu, error: AgentRefusedError | HostUnreachableError) -> tuple[str, str]:
     if isinstance(error, HostUnreachableError):
         return str(error), f"Start the agent of {gpu.host.name} (bin/up), then try again."
-    return _gone(gpu) if error.code == "unknown_gpu" else (error.message, error.fix)
+    return gone(gpu) if error.code == "unknown_gpu" else (error.message, error.fix)
 
 
-def _gone(gpu: Gpu) -> tuple[str, str]:
+def gone(gpu: Gpu) -> tuple[str, str]:
+    """The reason and the remedy for a card that its host no longer finds."""
     reason = f"{label(gpu)} ({gpu.name}) has vanished: its host no longer finds it."
     return reason, "The kernel's log says why (dmesg | grep -i xid). Reset the card or restart the host."
 
@@ -477,11 +414,4 @@ def _refusal(gpu: Gpu, watts: float, by: str, reason: str, fix: str) -> PowerAns
     return PowerAnswer(
         uuid=gpu.uuid, asked_watts=watts, applied_watts=gpu.reading.get("power_limit_watts"), clamped=False, set=False,
         method=None, refused_by=by, reason=reason, fix=fix,
-    )  # fmt: skip
-
-
-def _persistence_refusal(gpu: Gpu, enabled: bool, reason: str, fix: str) -> PersistenceAnswer:
-    return PersistenceAnswer(
-        uuid=gpu.uuid, asked=enabled, enabled=gpu.reading.get("persistence_mode"), set=False, method=None,
-        refused_by=BY_AGENT, reason=reason, fix=fix,
     )  # fmt: skip

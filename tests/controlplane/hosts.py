@@ -1,4 +1,4 @@
-"""A host that isn't here: what its agent would answer, and what it was asked. Implements `Carrier`."""
+"""Hosts that aren't here: what their agents would answer, and what they were asked. `AbsentHost` is a `Carrier`."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -125,6 +125,20 @@ class AbsentHost:
 
     def shutdown(self) -> None:
         raise NotImplementedError
+
+
+class EndingAgent:
+    """Stands for an agent that is asked to end processes: what it answers, or raises, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.answer: EndAnswer | Exception = EndAnswer(ended=True, reason=None)
+        self.asked: list[tuple[int, int, str, bool]] = []
+
+    def end_process(self, pid: int, start_ticks: int, boot_id: str, *, others: bool = False) -> EndAnswer:
+        self.asked.append((pid, start_ticks, boot_id, others))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
 
 
 def _refusal(card: ScriptedCard) -> str | None:

@@ -9,6 +9,7 @@ from django.test import Client
 from controlplane.fleet.protocol import AgentRefusedError, EndAnswer, HostUnreachableError
 from controlplane.models import AuditLine, Host
 from controlplane.services import gpu_processes, telemetry
+from tests.controlplane.hosts import EndingAgent
 from tests.factories import gpu_process, make_client, make_gpu, make_host
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("controlplane.api.urls")]
@@ -27,24 +28,10 @@ def tower() -> Host:
     return host
 
 
-class Agent:
-    """Stands for the agent: what it answers, or the error that it raises, and what it was asked."""
-
-    def __init__(self) -> None:
-        self.answer: EndAnswer | Exception = EndAnswer(ended=True, reason=None)
-        self.asked: list[tuple[int, int, str, bool]] = []
-
-    def end_process(self, pid: int, start_ticks: int, boot_id: str, *, others: bool = False) -> EndAnswer:
-        self.asked.append((pid, start_ticks, boot_id, others))
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
 @pytest.fixture
-def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
+def agent(monkeypatch: pytest.MonkeyPatch) -> EndingAgent:
     """The agent of every host."""
-    stand_in = Agent()
+    stand_in = EndingAgent()
     monkeypatch.setattr(gpu_processes, "carrier", lambda _host: stand_in)
     return stand_in
 
@@ -136,7 +123,7 @@ def test_what_a_host_that_is_away_held_is_not_claimed_to_be_held() -> None:
 
 
 @pytest.mark.usefixtures("tower")
-def test_ours_is_ended_and_written_down(agent: Agent) -> None:
+def test_ours_is_ended_and_written_down(agent: EndingAgent) -> None:
     answer = end(make_client("admin", "boss"))
     assert answer.status_code == 200
     assert answer.json() == {"host": "tower", "pid": 200, "command": "python", "ended": True, "reason": None}
@@ -148,14 +135,14 @@ def test_ours_is_ended_and_written_down(agent: Agent) -> None:
 
 
 @pytest.mark.usefixtures("tower")
-def test_the_second_confirmation_reaches_the_agent(agent: Agent) -> None:
+def test_the_second_confirmation_reaches_the_agent(agent: EndingAgent) -> None:
     assert end(make_client("admin"), 400, others=True).status_code == 200
     assert agent.asked == [(400, 1400, "boot", True)]
 
 
 @pytest.mark.usefixtures("tower")
 @pytest.mark.parametrize("role", ["read", "use"])
-def test_who_may_not_end_processes_ends_none(agent: Agent, role: str) -> None:
+def test_who_may_not_end_processes_ends_none(agent: EndingAgent, role: str) -> None:
     answer = end(make_client(role))
     assert (answer.status_code, agent.asked) == (403, [])
     assert "needs the role admin" in answer.json()["detail"]
@@ -167,7 +154,7 @@ def test_who_may_not_end_processes_ends_none(agent: Agent, role: str) -> None:
     [("not_ours", 409), ("belongs_to_job", 409), ("other_process", 409), ("not_on_gpu", 409), ("not_permitted", 409),
      ("bad_call", 422)],
 )  # fmt: skip
-def test_a_refusal_is_a_sentence_with_its_fix(agent: Agent, code: str, status: int) -> None:
+def test_a_refusal_is_a_sentence_with_its_fix(agent: EndingAgent, code: str, status: int) -> None:
     agent.answer = AgentRefusedError(code, "It can't be.", "Do that instead.")
     answer = end(make_client("admin"))
     assert answer.status_code == status
@@ -176,7 +163,7 @@ def test_a_refusal_is_a_sentence_with_its_fix(agent: Agent, code: str, status: i
 
 
 @pytest.mark.usefixtures("tower")
-def test_of_a_host_that_does_not_answer_nobody_knows_whether_it_ended_it(agent: Agent) -> None:
+def test_of_a_host_that_does_not_answer_nobody_knows_whether_it_ended_it(agent: EndingAgent) -> None:
     agent.answer = HostUnreachableError("no socket")
     answer = end(make_client("admin"))
     assert answer.status_code == 503
@@ -186,7 +173,7 @@ def test_of_a_host_that_does_not_answer_nobody_knows_whether_it_ended_it(agent: 
 
 
 @pytest.mark.usefixtures("tower")
-def test_what_lives_on_is_said(agent: Agent) -> None:
+def test_what_lives_on_is_said(agent: EndingAgent) -> None:
     agent.answer = EndAnswer(ended=False, reason="It hangs in the driver.")
     answer = end(make_client("admin")).json()
     assert (answer["ended"], answer["reason"]) == (False, "It hangs in the driver.")
@@ -196,7 +183,7 @@ def test_what_lives_on_is_said(agent: Agent) -> None:
 @pytest.mark.parametrize(
     "fields", [{"pid": 1}, {"pid": -5}, {"start_ticks": None}, {"start_ticks": "all"}, {"host": "nowhere"}]
 )
-def test_bad_input_ends_nothing(agent: Agent, fields: dict[str, Any]) -> None:
+def test_bad_input_ends_nothing(agent: EndingAgent, fields: dict[str, Any]) -> None:
     answer = end(make_client("admin"), **fields)
     assert answer.status_code in (404, 422)
     assert agent.asked == []

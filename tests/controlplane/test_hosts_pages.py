@@ -16,6 +16,7 @@ from controlplane.models import Host
 from controlplane.models.access import SYSTEM
 from controlplane.pages import gpu_details, instruments
 from controlplane.services import gpu_processes, settings
+from tests.controlplane.hosts import EndingAgent
 from tests.controlplane.page_reading import Page, read
 from tests.factories import gpu_process, make_gpu, make_host, make_job, make_run, make_user
 
@@ -315,23 +316,9 @@ def test_the_page_stands_on_the_signature_that_its_script_compares() -> None:
 # --- Ending ---
 
 
-class Agent:
-    """Stands for the agent."""
-
-    def __init__(self) -> None:
-        self.answer: EndAnswer | Exception = EndAnswer(ended=True, reason=None)
-        self.asked: list[tuple[int, int, str, bool]] = []
-
-    def end_process(self, pid: int, start_ticks: int, boot_id: str, *, others: bool = False) -> EndAnswer:
-        self.asked.append((pid, start_ticks, boot_id, others))
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
 @pytest.fixture
-def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
-    stand_in = Agent()
+def agent(monkeypatch: pytest.MonkeyPatch) -> EndingAgent:
+    stand_in = EndingAgent()
     monkeypatch.setattr(gpu_processes, "carrier", lambda _host: stand_in)
     return stand_in
 
@@ -342,14 +329,14 @@ def end(role: str = "admin", **fields: str) -> Any:
 
 
 @pytest.mark.usefixtures("tower")
-def test_the_button_ends_ours_and_says_so_in_its_place(agent: Agent) -> None:
+def test_the_button_ends_ours_and_says_so_in_its_place(agent: EndingAgent) -> None:
     answer = end()
     assert (answer.status_code, Page(answer.content.decode()).one("span", role="status").text) == (200, "ended")
     assert agent.asked == [(200, 1200, "boot", False)]
 
 
 @pytest.mark.usefixtures("tower")
-def test_the_dialog_says_on_the_next_page_what_came_of_it(agent: Agent) -> None:
+def test_the_dialog_says_on_the_next_page_what_came_of_it(agent: EndingAgent) -> None:
     agent.answer = EndAnswer(ended=False, reason="It lives on.")
     client = client_of("admin")
     body = {"pid": "400", "start_ticks": "1400", "boot_id": "boot", "others": "yes"}
@@ -359,7 +346,7 @@ def test_the_dialog_says_on_the_next_page_what_came_of_it(agent: Agent) -> None:
 
 
 @pytest.mark.usefixtures("tower")
-def test_a_refusal_is_a_sentence_beside_the_button(agent: Agent) -> None:
+def test_a_refusal_is_a_sentence_beside_the_button(agent: EndingAgent) -> None:
     agent.answer = AgentRefusedError("other_process", "The number 200 is another process's by now.", "Reload the list.")
     answer = end()
     assert answer.status_code == 409
@@ -368,12 +355,12 @@ def test_a_refusal_is_a_sentence_beside_the_button(agent: Agent) -> None:
 
 @pytest.mark.usefixtures("tower")
 @pytest.mark.parametrize("fields", [{"pid": "-1"}, {"pid": "1"}, {"pid": ""}, {"start_ticks": "None"}])
-def test_a_process_that_is_not_named_rightly_is_not_ended(agent: Agent, fields: dict[str, str]) -> None:
+def test_a_process_that_is_not_named_rightly_is_not_ended(agent: EndingAgent, fields: dict[str, str]) -> None:
     assert end(**fields).status_code == 422
     assert agent.asked == []
 
 
 @pytest.mark.usefixtures("tower")
-def test_only_admins_end_processes(agent: Agent) -> None:
+def test_only_admins_end_processes(agent: EndingAgent) -> None:
     assert end("use").status_code == 403
     assert agent.asked == []

@@ -12,7 +12,7 @@ from controlplane.models import Alert, AuditLine, Gpu, Job, LiveMessage
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import Status
 from controlplane.placement import Place, place
-from controlplane.services import alerts, drift, hosts, power, settings
+from controlplane.services import alerts, drift, hosts, persistence, power, settings
 from tests import factories
 from tests.controlplane.hosts import AbsentHost
 from tests.controlplane.moments import Clock, heard
@@ -506,7 +506,7 @@ def test_a_drift_ends_when_nothing_is_wished_any_more(agent: AbsentHost, clock: 
 
 def test_whether_to_put_back_is_told_again_when_the_setting_changes(agent: AbsentHost, clock: Clock) -> None:
     gpu = wished(agent, "quiet")
-    power.set_persistence(SYSTEM, True)
+    persistence.request(SYSTEM, True)
     asked = agent.card(gpu.uuid).asked
     settings.put(SYSTEM, "power.restore_at_stop", True)
     settled = {"power_limit_watts": 220.0, "persistence_mode": True}
@@ -546,7 +546,7 @@ def test_a_host_that_does_not_answer_changes_nothing(agent: AbsentHost, clock: C
 
 def test_a_forgotten_persistence_mode_is_set_again(agent: AbsentHost, clock: Clock) -> None:
     gpu = factories.make_gpu(factories.make_host("tower"), persistence_mode=False)
-    power.set_persistence(SYSTEM, True)
+    persistence.request(SYSTEM, True)
     gpu.refresh_from_db()
     gpu = look(clock, gpu, persistence_mode=False)
     assert agent.card(gpu.uuid).asked == [True, True]
