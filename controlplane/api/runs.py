@@ -10,6 +10,8 @@ from controlplane.api.schemas.models import Model
 from controlplane.api.schemas.runs import (
     Checkpoint,
     CreateRun,
+    GoOn,
+    KeepCheckpoint,
     Metrics,
     RegisterCheckpoint,
     Run,
@@ -17,7 +19,8 @@ from controlplane.api.schemas.runs import (
     RunList,
     StopRun,
 )
-from controlplane.services import models, runs
+from controlplane.errors import FieldFault, InvalidInputError
+from controlplane.services import checkpoints, going_on, models, run_facts, run_templates, runs
 
 router = Router(tags=["Runs"])
 
@@ -25,10 +28,16 @@ router = Router(tags=["Runs"])
 @router.post("/runs", response={201: RunCreated})
 def create(request: ActorRequest, payload: CreateRun) -> Status[dict[str, Any]]:
     """Queues a run. A config key that is unknown or out of range: 422 with its path, and nothing is created."""
-    run = runs.create(
-        request.actor, name=payload.name, dataset=payload.dataset, model=payload.model, profile=payload.profile,
-        priority=payload.priority, config=payload.config,
-    )  # fmt: skip
+    values = payload.dict(exclude_unset=True)
+    template = values.pop("template", None)
+    if template is not None:
+        run = run_templates.start(request.actor, run_templates.named(template), **values)
+    elif payload.dataset is None:
+        raise InvalidInputError(
+            "A run needs a dataset, or a template that names one.", (FieldFault("dataset", "name one"),)
+        )
+    else:
+        run = runs.create(request.actor, **values)
     return Status(201, {"id": run.pk, "job_id": run.job_id, "status": run.job.status})
 
 
@@ -77,6 +86,13 @@ def resume(request: ActorRequest, run_id: int) -> dict[str, Any]:
     return runs.facts(runs.resume(request.actor, run_id))
 
 
+@router.post("/runs/{int:run_id}/go-on", response=Run)
+def go_on(request: ActorRequest, run_id: int, payload: GoOn | None = None) -> dict[str, Any]:
+    """Lets a run that has failed or was cancelled go on from a checkpoint, with another learning rate."""
+    asked = payload or GoOn()
+    return runs.facts(going_on.go_on(request.actor, run_id, asked.step, asked.learning_rate))
+
+
 @router.get("/runs/{int:run_id}/checkpoints", response=list[Checkpoint])
 def list_checkpoints(request: ActorRequest, run_id: int) -> list[dict[str, Any]]:
     """The checkpoints that are on the disk, in order of step."""
@@ -89,6 +105,23 @@ def register_checkpoint(
 ) -> Status[dict[str, Any]]:
     """Makes a model of a checkpoint by a job; it is `ready` when its files are checked."""
     return Status(201, models.facts(runs.register_checkpoint(request.actor, run_id, step, payload.id)))
+
+
+@router.post("/runs/{int:run_id}/checkpoints/{int:step}/keep", response=Checkpoint)
+def keep_checkpoint(
+    request: ActorRequest, run_id: int, step: int, payload: KeepCheckpoint | None = None
+) -> dict[str, Any]:
+    """Pins a checkpoint, so that retention leaves it alone, or with `keep` false lets it go the way of the others."""
+    run = runs.get(run_id)
+    row = checkpoints.keep(request.actor, run, step, payload.keep if payload else True)
+    return run_facts.checkpoint(row, run_facts.best_step(run))
+
+
+@router.delete("/runs/{int:run_id}/checkpoints/{int:step}", response={204: None})
+def delete_checkpoint(request: ActorRequest, run_id: int, step: int) -> Status[None]:
+    """Takes a checkpoint of a run that doesn't work now away; one that is kept, or that a paused run needs, stays."""
+    checkpoints.delete(request.actor, runs.get(run_id), step)
+    return Status(204, None)
 
 
 @router.delete("/runs/{int:run_id}", response={204: None})

@@ -62,6 +62,10 @@ class TrainKind(JobKind):
         environment = Run.objects.get(job=job).config.get("environment", {})
         return int(environment.get("gpus") or 1)
 
+    def may_share_processor(self, job: Job) -> bool:
+        environment = Run.objects.get(job=job).config.get("environment", {})
+        return environment.get("distributed", "none") != "none"
+
     def on_launch(self, job: Job, attempt: Attempt) -> None:
         run = chains.resolve(Run.objects.select_related("chain__base", "chain__current").get(job=job))
         Run.objects.filter(pk=run.pk).update(last_time=None)
@@ -99,7 +103,8 @@ class TrainKind(JobKind):
         Run.objects.filter(pk=run.pk).update(last_step=step, last_time=None, seconds_per_step=None)
         publish(f"run:{run.pk}", "progress", run_facts.progress(run))
         stale = run.checkpoints.filter(step__gt=step, gone_at=None)
-        if stale.update(gone_at=timezone.now()) or changed:
+        said, _ = run.samples.filter(step__gt=step).delete()
+        if stale.update(gone_at=timezone.now()) or changed or said:
             publish(f"run:{run.pk}", "reset", {})
 
     def _store(self, run: Run, fresh: dict[str, list[curves.Point]]) -> None:
@@ -148,7 +153,7 @@ def result_model(run: Run) -> LanguageModel:
     return LanguageModel.objects.create(
         name=f"{wanted}-{run.pk}" if taken else wanted, source="run", run=run, dataset=run.dataset,
         base=(run.model.base or run.model) if run.config.get("model", {}).get("merge_adapter") is False else None,
-        profile=run.config.get("profile", {}), created_by=run.created_by, tags=["trained"],
+        profile=models.trained_with(run), created_by=run.created_by, tags=["trained"],
     )  # fmt: skip
 
 

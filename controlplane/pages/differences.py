@@ -32,7 +32,7 @@ def rows(found: Iterable[Difference]) -> list[DifferenceRow]:
     names = {str(row.pk): str(row) for row in Dataset.objects.filter(pk__in=[ref for ref in ids if ref.isdecimal()])}
     return [
         DifferenceRow(
-            item.path, _title(item), item.unit, _words(item, item.old, names), _words(item, item.new, names),
+            item.path, _title(item), _unit(item), _words(item, item.old, names), _words(item, item.new, names),
             item.old_source == "default", item.new_source == "default",
         )
         for item in found
@@ -44,6 +44,10 @@ def _title(item: Difference) -> str:
     return known.get(item.path, item.title)
 
 
+def _unit(item: Difference) -> str:
+    return "" if item.unit == _title(item).lower() else item.unit
+
+
 def _words(item: Difference, value: Any, names: dict[str, str]) -> str:
     if item.path in OF_DATASETS and str(value) in names:
         return names[str(value)]
@@ -51,5 +55,7 @@ def _words(item: Difference, value: Any, names: dict[str, str]) -> str:
         return "yes" if value else "no"
     if value in ("", [], {}, None):
         return "none"
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -6,6 +6,7 @@ with; they are drawn anew while one types.
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,14 +134,12 @@ def _gone(data_status: str, data: str, model_state: str, model: str) -> list[str
 
 def _origin(form: RunForm) -> tuple[Run | None, RunTemplate | None]:
     """The run or the template that the form began with; None for what has been deleted meanwhile."""
-    found: list[Any] = []
-    for name, get in (("based_on", runs.get), ("template", run_templates.get)):
-        number = str(form[name].value() or "")
-        try:
-            found.append(get(int(number)) if number.isdecimal() and len(number) < 19 else None)  # type: ignore[operator]
-        except NotFoundError:
-            found.append(None)
-    return found[0], found[1]
+    run = template = None
+    with suppress(NotFoundError):
+        run = runs.get(_number(str(form["based_on"].value()), "run"))
+    with suppress(NotFoundError):
+        template = run_templates.get(_number(str(form["template"].value()), "run template"))
+    return run, template
 
 
 # --- A config.json ----------------------------------------------------------------------------------------------------
@@ -165,25 +164,29 @@ def run_load(request: HttpRequest) -> HttpResponse:
         )  # fmt: skip
     begun = Beginning(form.typed())
     said = {path: value for path, value, source, _ in found.explained if source == "json"}
-    for path, value in said.items():
-        _fill(begun, form, path, value)
+    filled = sum(_fill(begun, form, path, value) for path, value in said.items())
     named = file.name if file is not None else "what was pasted"
-    context = {"loaded": named, "loaded_count": len(said), "left_out": found.left_out}
+    context = {"loaded": named, "loaded_count": filled, "left_out": found.left_out}
     return _page(request, _form(initial=begun.initial), notices=begun.notices, **context)
 
 
-def _fill(begun: Beginning, form: RunForm, path: str, value: Any) -> None:
+def _fill(begun: Beginning, form: RunForm, path: str, value: Any) -> bool:
+    """Puts a setting into its field; says why where it can't."""
     if path in HEAD:
         name, text = HEAD[path], str(value)
         if text in {choice for choice, _ in form.choices(name)}:
             begun.initial[name] = text
-        elif text:
+            return True
+        if text:
             begun.notices.append(f"There is no {name} {text!r} that is ready here: choose one.")
-    elif path in form.fields:
+        return False
+    if path in form.fields:
         begun.initial[path] = shown(by_path()[path], value)
-    elif value:
+        return True
+    if value:
         reason = "the model decides it" if path.startswith("locked.") else "Pilothouse chooses it for each run"
         begun.notices.append(f"{path} is left out: {reason}.")
+    return False
 
 
 # --- A template of what is typed --------------------------------------------------------------------------------------

@@ -10,17 +10,15 @@ from django.views.decorators.http import require_POST
 
 from controlplane.errors import InvalidInputError, NotFoundError, PilothouseError
 from controlplane.models import Run, Sample
-from controlplane.models.access import Role
-from controlplane.models.datasets import DatasetStatus
 from controlplane.models.language_models import ModelState
+from controlplane.pages import differences
 from controlplane.pages.actors import actor
-from controlplane.pages.forms.runs import RunForm
 from controlplane.pages.topics import mark
-from controlplane.services import datasets, deployments, energy, logs, models, run_facts, runs
+from controlplane.services import checkpoints, deployments, energy, going_on, logs, run_facts, run_settings, runs
 
 PAGE_ROWS = 50
 LOG_LINES = 200
-SAMPLES_SHOWN = 12
+SAMPLES_SHOWN = 500
 PARTS = ("head", "checkpoints", "samples", "result", "energy")
 
 
@@ -37,36 +35,6 @@ def _rows(before_id: int | None) -> dict[str, Any]:
     more = rows[PAGE_ROWS - 1].pk if len(rows) > PAGE_ROWS else None
     listed = [{"run": run, "progress": run_facts.progress(run)} for run in rows[:PAGE_ROWS]]
     return {"rows": listed, "more": more, "before": before_id}
-
-
-def run_new(request: HttpRequest) -> HttpResponse:
-    """The form, and what it sends."""
-    ready = [row for row in datasets.list_datasets() if row.status == DatasetStatus.READY]
-    usable = models.list_ready()
-    wanted = {name: request.GET[name] for name in ("dataset", "model", "name") if name in request.GET}
-    form = RunForm(ready, usable, request.POST or None, initial=wanted)
-    if request.method == "POST":
-        actor(request).require(Role.USE)
-        if form.is_valid() and (run := _created(request, form)) is not None:
-            return redirect("run", run_id=run.pk)
-    context = {"form": form, "datasets": ready, "models": usable, "fetching": _unready(usable)}
-    return render(request, "runs/new.html", context, status=422 if form.errors else 200)
-
-
-def _unready(usable: list[Any]) -> int:
-    return len(models.list_models()) - len(usable)
-
-
-def _created(request: HttpRequest, form: RunForm) -> Run | None:
-    data = form.cleaned_data
-    try:
-        return runs.create(
-            actor(request), name=data["name"], dataset=int(data["dataset"]), model=data["model"],
-            profile=data["profile"], priority=data["priority"], config=form.config(),
-        )  # fmt: skip
-    except InvalidInputError as error:
-        form.refuse(error, form.paths())
-        return None
 
 
 def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
@@ -102,7 +70,13 @@ def _watch(request: HttpRequest, run: Run) -> dict[str, Any]:
         "engine": engines[0] if engines else None,
         "active_model": active.model if active else None, "mine": actor(request).may_change(run.created_by),
         "suggested": run_facts.model_name(run), "epochs": _epochs(run), **_energy(run),
+        "differing": _differing(run), "going_on": going_on.offer(run),
     }  # fmt: skip
+
+
+def _differing(run: Run) -> list[differences.DifferenceRow]:
+    """What differs from the run whose settings this one began with; nothing for any other."""
+    return differences.rows(run_settings.run_differences(run.based_on, run)) if run.based_on is not None else []
 
 
 def _epochs(run: Run) -> float | None:
@@ -146,6 +120,21 @@ def run_resume(request: HttpRequest, run_id: int) -> HttpResponse:
 
 
 @require_POST
+def run_go_on(request: HttpRequest, run_id: int) -> HttpResponse:
+    """Lets a failed run go on from a checkpoint, with a learning rate."""
+    step, rate = request.POST.get("step", ""), request.POST.get("learning_rate", "").strip()
+    if not step.isdecimal() or len(step) > 18:
+        raise InvalidInputError("Name the checkpoint by its step: load the page again.")
+    try:
+        learning_rate = float(rate) if rate else None
+    except ValueError:
+        raise InvalidInputError(f"The learning rate must be a number, not {rate[:50]!r}.") from None
+    going_on.go_on(actor(request), run_id, int(step), learning_rate)
+    messages.info(request, f"It goes on from step {step} as soon as there is room.")
+    return redirect("run", run_id=run_id)
+
+
+@require_POST
 def run_delete(request: HttpRequest, run_id: int) -> HttpResponse:
     """Takes a run off the books."""
     runs.delete(actor(request), run_id)
@@ -159,4 +148,22 @@ def run_register(request: HttpRequest, run_id: int, step: int) -> HttpResponse:
     name = request.POST.get("name", "").strip()
     model = runs.register_checkpoint(actor(request), run_id, step, name)
     messages.success(request, f"The checkpoint of step {step} is being made into the model {model.name}.")
+    return redirect(reverse("run", args=[run_id]) + "#checkpoints")
+
+
+@require_POST
+def run_keep(request: HttpRequest, run_id: int, step: int) -> HttpResponse:
+    """Pins a checkpoint, or no longer."""
+    wanted = request.POST.get("keep") == "yes"
+    checkpoints.keep(actor(request), runs.get(run_id), step, wanted)
+    word = "stays until you unpin it" if wanted else "goes the way of the others again"
+    messages.success(request, f"The checkpoint of step {step} {word}.")
+    return redirect(reverse("run", args=[run_id]) + "#checkpoints")
+
+
+@require_POST
+def run_discard(request: HttpRequest, run_id: int, step: int) -> HttpResponse:
+    """Takes a checkpoint away."""
+    checkpoints.delete(actor(request), runs.get(run_id), step)
+    messages.success(request, f"The checkpoint of step {step} is deleted.")
     return redirect(reverse("run", args=[run_id]) + "#checkpoints")

@@ -59,6 +59,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("runs/<int:run_id>/stop", runs.run_stop, name="run-stop"),
     path("runs/<int:run_id>/pause", runs.run_pause, name="run-pause"),
     path("runs/<int:run_id>/resume", runs.run_resume, name="run-resume"),
+    path("runs/<int:run_id>/go-on", runs.run_go_on, name="run-go-on"),
     path("runs/<int:run_id>/delete", runs.run_delete, name="run-delete"),
     path("runs/<int:run_id>/checkpoints/<int:step>/keep", runs.run_keep, name="run-keep"),
     path("runs/<int:run_id>/checkpoints/<int:step>/delete", runs.run_discard, name="run-discard"),

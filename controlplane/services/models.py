@@ -25,6 +25,7 @@ from controlplane.models.language_models import ModelState
 from controlplane.services import checkpoints as checkpoint_files
 from controlplane.services import jobs
 from controlplane.services.access import audit
+from training.profiles.base import BrokenProfileError, UnknownProfileError, load_profile
 
 STARTER = "smollm2-135m-instruct"
 SOURCES = {
@@ -221,10 +222,26 @@ def register_checkpoint(actor: Actor, run: Run, checkpoint: Checkpoint, name: st
     with transaction.atomic():
         model = _create(
             actor, name, config, run=run, checkpoint_step=checkpoint.step, dataset=run.dataset,
-            profile=run.config.get("profile", {}), base=run.model, tags=["checkpoint"],
+            profile=trained_with(run), base=run.model, tags=["checkpoint"],
         )  # fmt: skip
         checkpoint_files.mark(checkpoint, str(model.uuid))
     return model
+
+
+def trained_with(run: Run) -> dict[str, Any]:
+    """The profile of a run with its version: the one that was installed when it was launched, where that is known,
+    else the one that is installed now (empty where it is no longer).
+    """
+    profile: dict[str, Any] = dict(run.config.get("profile", {}))
+    made = LanguageModel.objects.filter(run=run, source="run").first()
+    known = (made.profile.get("version") if made else "") or profile.get("version")
+    if not known and "name" in profile:
+        options, prompt = profile.get("options"), profile.get("system_prompt", "")
+        try:
+            known = load_profile(profile["name"], system_prompt=prompt, options=options).version
+        except (UnknownProfileError, BrokenProfileError):
+            known = ""
+    return {**profile, "version": known or ""}
 
 
 def ensure_starter(actor: Actor) -> LanguageModel | None:

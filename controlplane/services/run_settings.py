@@ -14,7 +14,7 @@ from controlplane.services import datasets, run_templates, runs
 from training.config import schedule
 from training.config.difference import Difference, chosen, differences
 from training.config.flat import LeftOut
-from training.config.loader import ConfigError, Loaded, explain, load, parse_config, to_dict
+from training.config.loader import ConfigError, Loaded, explain, load, parse_config, to_dict, value_at
 from training.config.schema import TrainerConfig
 
 MAX_FILE_BYTES = 1 << 20
@@ -58,10 +58,14 @@ def _parsed(content: str | bytes) -> dict[str, Any]:
 
 
 def _asked(loaded: Loaded) -> dict[str, dict[str, Any]]:
-    """What differs from the defaults, and an evaluation share that the file names: a dataset may have another."""
+    """What differs from the defaults; and what a run decides otherwise, where the file names it: the evaluation share
+    (a dataset may have another) and the id of the result.
+    """
     config = chosen(to_dict(loaded.config))
-    if loaded.sources["data.eval_fraction"] == "json":
-        config.setdefault("data", {})["eval_fraction"] = loaded.config.data.eval_fraction
+    for path in ("data.eval_fraction", "output.register_as"):
+        if loaded.sources[path] == "json":
+            section, name = path.split(".")
+            config.setdefault(section, {})[name] = value_at(loaded.config, path)
     return config
 
 

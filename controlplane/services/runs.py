@@ -155,9 +155,9 @@ def _refuse_contradictions(whole: dict[str, Any], data: Dataset, model: Language
         raise InvalidInputError(message, (_fault("config.output.output_dir", message),))
     if whole["data"]["eval_dataset"]:
         whole["data"]["eval_dataset"] = str(_ready_dataset(whole["data"]["eval_dataset"]).pk)
-    if whole["environment"]["distributed"] != "none" or whole["environment"]["num_nodes"] != 1:
-        message = "Training in several processes is not there yet: leave environment.distributed none and num_nodes 1."
-        raise InvalidInputError(message, (_fault("config.environment.distributed", message),))
+    if whole["environment"]["num_nodes"] != 1:
+        message = "A run trains on one host: leave environment.num_nodes at 1."
+        raise InvalidInputError(message, (_fault("config.environment.num_nodes", message),))
     taken = whole["output"]["register_as"]
     if taken and LanguageModel.objects.filter(name=taken).exists():
         raise InvalidInputError(

@@ -37,6 +37,7 @@ EVERYBODYS = (
     "/bridge/alerts", "/alerts/", "/alerts/rules",
     "/runs/{run}/parts/head", "/runs/{run}/parts/checkpoints", "/runs/{run}/parts/samples", "/runs/{run}/parts/result",
     "/runs/{run}/parts/energy", "/power/sweeps/", "/runs/sweeps/", "/runs/sweeps/new", "/runs/sweeps/row",
+    "/runs/templates/",
 )  # fmt: skip
 ADMINS = ("/alerts/routes", "/settings/people", "/settings/keys", "/settings/audit")
 

@@ -2,13 +2,18 @@
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from controlplane.kinds.serve import ServeKind
 from controlplane.kinds.train import TrainKind, result_model
-from controlplane.models import Attempt, LanguageModel, Run
+from controlplane.models import Attempt, Checkpoint, LanguageModel, Run
+from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
+from controlplane.services import models
 from tests import factories
 from training.config.loader import parse_config, to_dict
+from training.profiles.base import load_profile
+from training.profiles.emoji_think import EmojiThinkProfile
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("controlplane.api.urls"), pytest.mark.usefixtures("home")]
 
@@ -47,3 +52,24 @@ def test_a_model_remembers_profile_and_version_and_its_engine_gets_them() -> Non
     deployment = factories.make_deployment(remembered)
     serving = Attempt.objects.create(job=deployment.job, number=1, host=attempt.host)
     assert ServeKind().spec(deployment.job, serving).config["profile"] == remembered.profile
+
+
+def test_a_model_of_a_checkpoint_remembers_the_version_that_was_installed_at_the_launch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = to_dict(parse_config({"profile": {"name": "emoji_think", "system_prompt": "Be kind."}}))
+    run = factories.make_run(status=Status.RUNNING, config=config)
+    row = Checkpoint.objects.create(run=run, step=2, path="checkpoints/step-2", bytes=1, created_at=timezone.now())
+    (run.folder / row.path).mkdir(parents=True)
+    installed = load_profile("emoji_think").version
+    assert installed
+    result_model(run)  # at the launch
+    monkeypatch.setattr(EmojiThinkProfile, "version", "99")
+    model = models.register_checkpoint(SYSTEM, run, row, "from-step-2")
+    remembered = LanguageModel.objects.get(pk=model.pk).profile
+    assert remembered == {"name": "emoji_think", "version": installed, "system_prompt": "Be kind.", "options": {}}
+    LanguageModel.objects.filter(source="run").delete()  # as when a run fails: what is installed now is the best guess
+    later = models.register_checkpoint(SYSTEM, run, row, "from-step-2-later")
+    assert later.profile["version"] == "99"
+    gone = factories.make_run(config={**config, "profile": {"name": "uninstalled", "options": {}}})
+    assert models.trained_with(gone) == {"name": "uninstalled", "options": {}, "version": ""}

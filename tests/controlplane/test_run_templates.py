@@ -167,8 +167,12 @@ def test_a_preview_starts_nothing_and_tells_steps_rate_and_difference(client: Cl
 
 
 def test_a_flat_file_is_read_over_the_api(client: Client) -> None:
-    found = post(client, "/api/runs/config", {"epochs": 2, "wandb": True, "val_split": 0.05}, 200)
-    assert found["config"] == {"hyperparams": {"num_train_epochs": 2.0}, "data": {"eval_fraction": 0.05}}
+    found = post(client, "/api/runs/config", {
+        "epochs": 2, "wandb": True, "val_split": 0.05, "register_as": "x",
+    }, 200)  # fmt: skip
+    assert found["config"] == {
+        "hyperparams": {"num_train_epochs": 2.0}, "data": {"eval_fraction": 0.05}, "output": {"register_as": "x"},
+    }  # fmt: skip
     assert [left["key"] for left in found["left_out"]] == ["wandb"]
     row = next(row for row in found["explained"] if row["path"] == "hyperparams.num_train_epochs")
     assert row == {"path": "hyperparams.num_train_epochs", "value": 2.0, "source": "json", "key": "epochs"}

@@ -15,6 +15,7 @@ from training.config.fields import by_path
 from training.config.loader import ConfigError, parse_config
 from training.config.schedule import MAX_POINTS, curve, held_out, learning_rate, plan, warmup_steps
 from training.data.loading import _held_out
+from training.distributed.ranks import Ranks
 from training.precision import choose_precision
 from training.trainer import training_arguments
 
@@ -30,7 +31,7 @@ def config_of(**hyperparams: Any) -> Any:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_rate_at_every_step_is_that_of_transformers(kind: str, total: int, ratio: float) -> None:
     config = config_of(lr_scheduler_type=kind, warmup_ratio=ratio, learning_rate=3e-4)
-    arguments = training_arguments(config, choose_precision(config), "/tmp/none")
+    arguments = training_arguments(config, choose_precision(config), "/tmp/none", Ranks())
     warmup = arguments.get_warmup_steps(total)
     assert warmup_steps(config, total) == warmup
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=arguments.learning_rate)
@@ -61,7 +62,7 @@ def test_the_steps_are_those_of_the_trainer(
         num_train_epochs=epochs, max_steps=max_steps, use_cpu=True, report_to=[],
     )  # fmt: skip
     trainer = Trainer(model=torch.nn.Linear(1, 1), args=arguments)
-    loader = DataLoader(range(found.train_examples), batch_size=batch)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(range(found.train_examples), batch_size=batch)  # type: ignore[arg-type]
     values = trainer.set_initial_training_values(arguments, loader)
     assert (found.steps_per_epoch, found.total_steps) == (values[1], values[6])
     assert found.effective_batch == values[4]

@@ -6,8 +6,8 @@ from typing import Any
 
 from training.config.fields import FieldInfo, fields
 
-OF_THE_RUN = ("output.output_dir", "locked.")
-"""What no one chooses: a run's folder, and what is filled in from its model (which is compared by its id)."""
+OF_THE_RUN = ("output.output_dir", "output.register_as", "locked.")
+"""What is each run's own: its folder, the id of its result, what is filled in from its model (compared by its id)."""
 
 
 @dataclass(frozen=True)

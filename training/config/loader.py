@@ -260,6 +260,10 @@ def _contradictions(config: TrainerConfig) -> list[ConfigFault]:
     if model.method == "full" and (model.load_in_8bit or model.load_in_4bit):
         name = "load_in_4bit" if model.load_in_4bit else "load_in_8bit"
         faults.append(ConfigFault(f"model.{name}", "Weights held in so few bits can't be trained; use lora.", "false"))
+    if config.environment.distributed == "fsdp" and (model.load_in_8bit or model.load_in_4bit):
+        faults.append(
+            ConfigFault("environment.distributed", "Weights held in so few bits can't be divided; use ddp.", "ddp")
+        )
     if data.min_tokens > length:
         faults.append(
             ConfigFault("data.min_tokens", f"No example can reach it: max_length is {length}.", f"at most {length}")

@@ -113,6 +113,15 @@ class StopRun(Schema):
     mode: str = "save"
 
 
+class GoOn(Schema):
+    """`step`: of a checkpoint; the last one where it is left out. `learning_rate`: as it was where it is left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    step: int | None = None
+    learning_rate: float | None = None
+
+
 class Checkpoint(Schema):
     """A checkpoint that is on the disk."""
 

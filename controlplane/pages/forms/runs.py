@@ -181,6 +181,7 @@ class RunForm(PageForm):
 
     def __init__(self, datasets: Iterable[Dataset], models: Iterable[LanguageModel], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._choices: dict[str, list[tuple[str, str]]] = {}
         self._choose("dataset", [(str(row.pk), f"{row} · {row.examples:,} examples") for row in datasets])
         self._choose("model", [(row.name, row.name) for row in models])
         self._choose("profile", [(name, name) for name in profile_names()])
@@ -195,7 +196,7 @@ class RunForm(PageForm):
     def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
         field = self.fields[name]
         assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
-        field.choices = choices
+        field.choices = self._choices[name] = choices
 
     def head(self) -> list[BoundField]:
         """What a run is made of."""
@@ -228,9 +229,7 @@ class RunForm(PageForm):
 
     def choices(self, name: str) -> list[tuple[str, str]]:
         """What may be chosen in `dataset`, `model` or `profile`, as (value, words)."""
-        field = self.fields[name]
-        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
-        return [(str(value), str(words)) for value, words in field.choices if value]
+        return [choice for choice in self._choices.get(name, []) if choice[0]]
 
     def choice(self) -> dict[str, Any]:
         """`dataset`, `model`, `profile` and `config` for the services. Of a form without faults."""
