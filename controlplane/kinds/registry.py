@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from controlplane.kinds.backup import BackupKind
 from controlplane.kinds.base import JobKind
+from controlplane.kinds.clean import CleanKind
 from controlplane.kinds.fetch import FetchKind
 from controlplane.kinds.serve import ServeKind
 from controlplane.kinds.train import TrainKind
@@ -10,7 +12,9 @@ from controlplane.kinds.validate import ValidateKind
 from controlplane.models import Job
 from controlplane.services import jobs
 
-KINDS: dict[str, JobKind] = {kind.name: kind for kind in (TrainKind(), ValidateKind(), FetchKind(), ServeKind())}
+KINDS: dict[str, JobKind] = {
+    kind.name: kind for kind in (TrainKind(), ValidateKind(), FetchKind(), ServeKind(), BackupKind(), CleanKind())
+}
 
 
 CANCELLED = {"code": "cancelled", "message": "It was cancelled before it ran.", "fix": "Try it again from the queue."}

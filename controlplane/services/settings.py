@@ -1,5 +1,8 @@
 """Settings that an admin changes while the product runs. Runs in the web process."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +12,7 @@ from controlplane.errors import FieldFault, InvalidInputError, NotFoundError
 from controlplane.models import Setting
 from controlplane.models.access import Actor, Role
 from controlplane.services.access import audit
+from controlplane.services.snapshot_address import check_address, check_time
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,8 @@ class Definition:
     unit: str = ""
     minimum: float | None = None
     maximum: float | None = None
+    check: Callable[[Any], None] | None = None
+    """Raises InvalidInputError for a value that can't be."""
 
 
 DEFAULTS: dict[str, Definition] = {
@@ -62,6 +68,24 @@ DEFAULTS: dict[str, Definition] = {
     "serving.ready_timeout_seconds": Definition(300, "How long an engine may take to become ready.", "s", 10, 7200),
     "storage.resume_when_room": Definition(
         True, "Whether a run that paused before the disk was full goes on by itself when there is room again."
+    ),
+    "snapshots.address": Definition(
+        "", "Where snapshots go: a folder, or an address of fsspec's like s3://bucket/folder. Empty: none is taken.",
+        check=check_address,
+    ),
+    "snapshots.at": Definition(
+        "03:30", "At which time of day (local) a snapshot is taken. Empty: only when asked.", check=check_time
+    ),
+    "snapshots.keep": Definition(7, "How many snapshots are kept.", "", 1, 1000),
+    "snapshots.database": Definition(True, "Whether a snapshot holds a copy of the data base, where that is SQLite."),
+    "clean.min_age_hours": Definition(
+        24, "How old what nobody owns must be before cleaning takes it away.", "h", 1, 8760
+    ),
+    "clean.archive_logs_days": Definition(
+        7, "After how many days the logs of attempts that others followed are compressed.", "days", 1, 3650
+    ),
+    "clean.rejected_days": Definition(
+        30, "After how many days cleaning takes rejected files of the inbox away.", "days", 1, 3650
     ),
     "energy.price_per_kwh": Definition(0.0, "What a kWh costs; 0: no cost is shown.", "", 0, 1000),
     "energy.currency": Definition("EUR", "The currency of energy.price_per_kwh."),
@@ -106,6 +130,9 @@ DEFAULTS: dict[str, Definition] = {
     "alerts.queue_stuck_minutes": Definition(
         30, "How long jobs may wait, while nothing before them makes progress, until an alert is made.", "min", 1, 10080
     ),
+    "alerts.inbox_stuck_minutes": Definition(
+        60, "How long a file in the inbox may not be taken until an alert is made.", "min", 1, 10080
+    ),
     "alerts.engine_down_seconds": Definition(
         60, "How long the active engine may not answer until an alert is made.", "s", 5, 86400
     ),
@@ -125,9 +152,28 @@ RISING = ("thermal.power_step_celsius", "thermal.hold_jobs_celsius", "thermal.pa
 """Limits that only make sense in this order: whoever changes one of them is held to it."""
 
 
+_read: ContextVar[dict[str, Any] | None] = ContextVar("_read", default=None)
+"""What `read_once` has read."""
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Within it `get` answers from one reading of all settings: for a short round of work that asks for many.
+
+    A change that somebody makes meanwhile counts from the next round on.
+    """
+    token = _read.set(dict(Setting.objects.values_list("key", "value")))
+    try:
+        yield
+    finally:
+        _read.reset(token)
+
+
 def get(key: str) -> Any:
     """The value in force. Raises NotFoundError for an unknown key."""
     definition = _definition(key)
+    if (read := _read.get()) is not None:
+        return read.get(key, definition.default)
     row = Setting.objects.filter(key=key).first()
     return definition.default if row is None else row.value
 
@@ -190,4 +236,6 @@ def _checked(key: str, definition: Definition, value: Any) -> Any:
     if low is not None and high is not None and not low <= float(checked) <= high:
         message = f"{key} must lie between {low:g} and {high:g}."
         raise InvalidInputError(message, (FieldFault(key, message),))
+    if definition.check is not None:
+        definition.check(checked)
     return checked

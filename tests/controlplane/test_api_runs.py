@@ -151,12 +151,13 @@ def test_checkpoints_come_in_order_with_the_best_marked(user: Client) -> None:
     assert [(item["step"], item["eval_loss"], item["is_best"]) for item in listed] == [
         (10, 0.5, True), (20, 1.0, False), (30, 2.0, False)
     ]  # fmt: skip
-    assert set(listed[0]) == {"step", "loss", "eval_loss", "bytes", "created_at", "is_best"}
+    assert set(listed[0]) == {"step", "loss", "eval_loss", "bytes", "created_at", "is_best", "is_kept", "is_pinned"}
 
 
 def test_a_checkpoint_becomes_a_model_by_a_job(user: Client) -> None:
     run = factories.make_run()
     make_checkpoint(run, 10, 0.5)
+    (run.folder / "checkpoints" / "step-10").mkdir(parents=True)
     response = user.post(f"/api/runs/{run.pk}/checkpoints/10/register", {"id": "mine/step-10"}, content_type=JSON)
     assert response.status_code == 201, response.content
     answer = response.json()

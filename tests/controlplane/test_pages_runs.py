@@ -201,6 +201,7 @@ def test_a_checkpoint_becomes_a_model(home: Path) -> None:
     Checkpoint.objects.create(
         run=run, step=40, path="checkpoints/step-40", bytes=9, loss=0.5, created_at=timezone.now()
     )
+    (run.folder / "checkpoints" / "step-40").mkdir(parents=True)
     client = owner()
     assert "Make a model" in read(client.get(f"/runs/{run.pk}/")).by_id("checkpoint-rows").text
     client.post(f"/runs/{run.pk}/checkpoints/40/register", {"name": "from-forty"})

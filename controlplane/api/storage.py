@@ -1,0 +1,65 @@
+"""The disk: what takes it, cleaning, snapshots: /api/storage. Runs in the web process."""
+
+from typing import Any
+
+from ninja import Router, Status
+
+from controlplane.api.keys import ActorRequest
+from controlplane.api.schemas.storage import (
+    BackupJob,
+    Clean,
+    CleanPlan,
+    Restore,
+    Snapshot,
+    Storage,
+    WholeSnapshot,
+)
+from controlplane.models import Job
+from controlplane.models.access import Role
+from controlplane.services import cleaning, snapshots, storage
+
+router = Router(tags=["Storage"])
+
+
+@router.get("/storage", response=Storage)
+def get_storage(request: ActorRequest) -> dict[str, Any]:
+    """What takes how much of the disk, by kind, and the largest things."""
+    return storage.report()
+
+
+@router.post("/storage/clean", response={200: CleanPlan, 202: CleanPlan})
+def clean(request: ActorRequest, payload: Clean) -> Status[dict[str, Any]]:
+    """Takes away what nobody owns any more, by a job (202); with `dry_run` says what that is (200). Admins."""
+    request.actor.require(Role.ADMIN)
+    found = cleaning.facts(cleaning.plan())
+    if payload.dry_run:
+        return Status(200, found)
+    return Status(202, {**found, "job_id": cleaning.queue(request.actor).pk})
+
+
+@router.get("/storage/snapshots", response=list[Snapshot])
+def list_snapshots(request: ActorRequest) -> list[dict[str, Any]]:
+    """The snapshots at the address, newest first."""
+    return snapshots.list_snapshots()
+
+
+@router.post("/storage/snapshots", response={202: BackupJob})
+def take_snapshot(request: ActorRequest) -> Status[dict[str, Any]]:
+    """Takes a snapshot now, by a job. Admins."""
+    return Status(202, _facts(snapshots.queue_take(request.actor)))
+
+
+@router.get("/storage/snapshots/{name}", response=WholeSnapshot)
+def get_snapshot(request: ActorRequest, name: str) -> dict[str, Any]:
+    """One snapshot and what can be restored of it."""
+    return snapshots.facts(snapshots.get(name))
+
+
+@router.post("/storage/snapshots/{name}/restore", response={202: BackupJob})
+def restore(request: ActorRequest, name: str, payload: Restore) -> Status[dict[str, Any]]:
+    """Puts one item back, by a job; what is there already is never overwritten (409). Admins."""
+    return Status(202, _facts(snapshots.queue_restore(request.actor, name, payload.item)))
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    return {"job_id": job.pk, "status": job.status, "config": job.config}
