@@ -44,7 +44,7 @@ def offer(run: Run) -> Offer | None:
     rate, best = float(run.config["hyperparams"]["learning_rate"]), run_facts.best_step(run)
     return Offer(
         steps=steps, step=best if ran_away and best is not None else steps[0],
-        learning_rate=float(f"{rate / 2:.6g}") if ran_away else rate, ran_away=ran_away,
+        learning_rate=float(f"{rate / 2:.3g}") if ran_away else rate, ran_away=ran_away,
     )  # fmt: skip
 
 

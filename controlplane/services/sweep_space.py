@@ -78,8 +78,8 @@ def check(space: Sequence[Mapping[str, Any]], method: str, config: Mapping[str, 
     for index, item in enumerate(space):
         try:
             dimensions.append(_dimension(item, method, {known.field for known in dimensions}))
-        except ValueError as fault:
-            raise _refusal(index, str(item.get("field")), str(fault)) from None
+        except ValueError as error:
+            raise _refusal(index, str(item.get("field")), str(error)) from None
     if method == SweepMethod.GRID and grid_size(dimensions) > MAX_COMBINATIONS:
         message = f"This grid has {grid_size(dimensions):,} combinations, more than {MAX_COMBINATIONS:,}."
         raise InvalidInputError(f"{message} Take fewer values, or the method tpe.", (FieldFault("space", message),))

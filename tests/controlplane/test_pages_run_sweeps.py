@@ -42,7 +42,7 @@ def jonas() -> Client:
 
 
 def test_what_is_typed_becomes_a_sweep(material: dict[str, Any]) -> None:
-    rows = (
+    rows: tuple[dict[str, str], ...] = (
         {"field": RATE, "low": "1e-5", "high": "1e-2", "scale": "log"},
         {"field": "data.packing", "values": "true, false"},
         {},

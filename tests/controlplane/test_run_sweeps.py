@@ -34,7 +34,8 @@ def make_sweep(material: dict[str, Any], space: Any = GRID, method: str = "grid"
 
 def end(trial: RunTrial, loss: float | str | None, status: str = Status.DONE) -> None:
     """The trial's run ends as a real one does: points first, then the job's transitions."""
-    run = Run.objects.get(pk=trial.run_id)
+    run = trial.run
+    assert run is not None
     with transaction.atomic():
         if loss is not None:
             curves.append(run, "eval_loss", [(1, 9.0, 1.0), (2, float(loss), 2.0)])
@@ -148,7 +149,8 @@ def test_with_early_stopping_the_best_evaluation_counts(material: dict[str, Any]
     sweep = make_sweep(material, config={"hyperparams": {"early_stopping_patience": 2}})
     run_sweep_work.work()
     (trial,) = live(sweep)
-    run = Run.objects.get(pk=trial.run_id)
+    run = trial.run
+    assert run is not None
     with transaction.atomic():
         curves.append(run, "eval_loss", [(1, 0.5, 1.0), (2, 0.2, 2.0), (3, 0.4, 3.0)])
     assert run_sweep_work.value_of(run, "eval_loss") == 0.2
