@@ -33,7 +33,7 @@ CALLS = {
     "/api/hosts/{name}": "get", "/api/hosts/{name}/history": "get", "/api/gpu/history": "get",
     "/api/gpu/processes": "get", "/api/gpu/processes/end": "post",
     "/api/settings/{key}": "put", "/api/deployments": "get", "/api/deployments/{deployment_id}/stop": "post",
-    "/api/run-sweeps": "get post", "/api/run-sweeps/{sweep_id}": "get delete",
+    "/api/runs/{run_id}/go-on": "post", "/api/run-sweeps": "get post", "/api/run-sweeps/{sweep_id}": "get delete",
     "/api/run-sweeps/{sweep_id}/pause": "post", "/api/run-sweeps/{sweep_id}/resume": "post",
     "/api/run-sweeps/{sweep_id}/stop": "post",
     "/api/audit": "get", "/api/energy": "get", "/api/power_sweeps": "get post", "/api/power_sweeps/{sweep_id}": "get",
