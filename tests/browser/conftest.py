@@ -3,13 +3,15 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.server import WatchedPage, chromium_path, launched, opened
-from tests.product import Product
+from tests.fakes.gpus import FAKES, FakeGpus, build_nvml
+from tests.product import Product, wait_for
 
 OpenPage = Callable[..., WatchedPage]
 SHOWN_WITHIN_SECONDS = 20
@@ -33,6 +35,36 @@ def browser() -> Iterator[Browser]:
         pytest.skip("no Chromium or Chrome was found: install one, or name it in PILOTHOUSE_CHROMIUM")
     expect.set_options(timeout=1000 * SHOWN_WITHIN_SECONDS)
     with sync_playwright() as playwright, launched(playwright, path) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def gpus(tmp_path_factory: pytest.TempPathFactory) -> FakeGpus:
+    """Two cards that call themselves simulated."""
+    fake = FakeGpus(tmp_path_factory.mktemp("gpus") / "gpus.txt")
+    fake.set(count=2)
+    return fake
+
+
+@pytest.fixture(scope="session")
+def simulated_product(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path, gpus: FakeGpus
+) -> Iterator[Product]:
+    """A product, shared, whose agent finds the stand-in for NVML; sudo and nvidia-smi are stand-ins too.
+
+    Leave the cards without faults and with both there.
+    """
+    folder = tmp_path_factory.mktemp("simulated")
+    running = Product(folder, tiny_model, static_home)
+    library = build_nvml(folder)
+    running.environment |= {
+        "LD_LIBRARY_PATH": str(library.parent),
+        "FAKE_NVML": str(gpus.path),
+        "PATH": f"{FAKES}{os.pathsep}{os.environ['PATH']}",
+    }
+    with running:
+        with running.client("read") as client:
+            wait_for("the GPUs", lambda: len(client.get("/api/gpu").json()["gpus"]) == 2)
         yield running
 
 

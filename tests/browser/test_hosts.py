@@ -6,14 +6,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import OpenPage
-from tests.fakes.gpus import FAKES, FakeGpus, build_nvml
+from tests.fakes.gpus import FakeGpus
 from tests.product import Product, wait_for
 
 SLEEP = shutil.which("sleep") or "sleep"
@@ -21,29 +20,10 @@ HISTORY = '#history:not(.is-loading)[data-resolution="1"]'
 
 
 @pytest.fixture(scope="module")
-def gpus(tmp_path_factory: pytest.TempPathFactory) -> FakeGpus:
-    """Two cards that call themselves simulated."""
-    fake = FakeGpus(tmp_path_factory.mktemp("gpus") / "gpus.txt")
-    fake.set(count=2)
-    return fake
-
-
-@pytest.fixture(scope="module")
-def product(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path, gpus: FakeGpus
-) -> Iterator[Product]:
-    """A product whose agent finds the stand-in for NVML."""
-    folder = tmp_path_factory.mktemp("hosts")
-    running = Product(folder, tiny_model, static_home)
-    library = build_nvml(folder)
-    running.environment |= {
-        "LD_LIBRARY_PATH": str(library.parent),
-        "FAKE_NVML": str(gpus.path),
-        "PATH": f"{FAKES}{os.pathsep}{os.environ['PATH']}",
-    }
-    with running:
-        wait_for("five samples", lambda: len(points(running)) >= 5)
-        yield running
+def product(simulated_product: Product) -> Product:
+    """The one with GPUs, once it has some history."""
+    wait_for("five samples", lambda: len(points(simulated_product)) >= 5)
+    return simulated_product
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +94,10 @@ def test_somebody_elses_process_needs_a_second_confirmation(
     pid = held["strange"].pid
     row = page.locator(f'tr[data-pid="{pid}"]')
     expect(row).to_contain_text("nobody")
+    expect(row.locator('[data-of="cpu_percent"]')).to_have_text("0 %")
+    expect(row.locator('[data-of="utilization_sm_percent"]')).to_have_text("0 %")
+    gpus.set_process_use(0, (pid, 43, 100))
+    expect(row.locator('[data-of="utilization_sm_percent"]')).to_have_text("43 %")
     row.get_by_role("button", name=f"End process {pid}").click()
     dialog = page.get_by_role("dialog", name=re.compile(f"process {pid}"))
     dialog.get_by_role("button", name="End it").click()

@@ -1,43 +1,20 @@
 """Power buttons on a host with (simulated) GPUs: what is shown is what was read back, or who refused and the fix."""
 
-import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenPage
-from tests.fakes.gpus import FAKES, FakeGpus, build_nvml
-from tests.product import Product, wait_for
+from tests.fakes.gpus import FakeGpus
+from tests.product import Product
 
 
 @pytest.fixture(scope="module")
-def gpus(tmp_path_factory: pytest.TempPathFactory) -> FakeGpus:
-    """Two cards that call themselves simulated."""
-    fake = FakeGpus(tmp_path_factory.mktemp("gpus") / "gpus.txt")
-    fake.set(count=2)
-    return fake
-
-
-@pytest.fixture(scope="module")
-def product(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path, gpus: FakeGpus
-) -> Iterator[Product]:
-    """A product whose agent finds the stand-in for NVML; sudo and nvidia-smi are stand-ins too."""
-    folder = tmp_path_factory.mktemp("power")
-    running = Product(folder, tiny_model, static_home)
-    library = build_nvml(folder)
-    running.environment |= {
-        "LD_LIBRARY_PATH": str(library.parent),
-        "FAKE_NVML": str(gpus.path),
-        "PATH": f"{FAKES}{os.pathsep}{os.environ['PATH']}",
-    }
-    with running:
-        with running.client("read") as client:
-            wait_for("the GPUs", lambda: len(client.get("/api/gpu").json()["gpus"]) == 2)
-        yield running
+def product(simulated_product: Product) -> Product:
+    """The one with GPUs."""
+    return simulated_product
 
 
 def test_a_button_sets_the_limit_and_shows_what_was_read_back(product: Product, open_page: OpenPage) -> None:
