@@ -49,7 +49,7 @@ def _room(job: Job, host: Host) -> Place | str:
         return f"waits for the GPUs of {host.name}: {fault}"
     if kind.lane == "train" and cards:
         return _room_on_gpus(job, host, cards, same_lane, wanted)
-    if kind.lane == "train" and wanted > 1:
+    if kind.lane == "train" and wanted > 1 and not kind.may_share_processor(job):
         return f"asks for {wanted} GPUs, {host.name} has none"
     limit = {
         "train": settings.get("jobs.max_concurrent_train"),

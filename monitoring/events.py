@@ -305,6 +305,7 @@ class EventWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self._lock = threading.Lock()
+        self._path = path
         self._seq = _last_seq(path)
 
     def emit(self, body: Body) -> Event:
@@ -323,6 +324,11 @@ class EventWriter:
         event = self.emit(Log(level=level, text=text))
         clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
         sys.stderr.write(f"{clock} {level.upper()} {text}\n")
+
+    def catch_up(self) -> None:
+        """Counts on from what another process has written to the file meanwhile, and has closed."""
+        with self._lock:
+            self._seq = _last_seq(self._path)
 
     def close(self) -> None:
         """Makes what was written durable and closes the file."""

@@ -36,6 +36,11 @@ def main(arguments: Sequence[str]) -> int:
         case ["train", first, *_] if first.startswith("--") and first != "--help":
             trained: int = importlib.import_module("training.terminal.run").main(arguments[1:])
             return trained
+        case ["rank", spec, resume]:  # one of several processes of a run (training.distributed)
+            ended: int = importlib.import_module("training.distributed.worker").main(
+                Path(spec), Path(resume) if resume else None
+            )
+            return ended
         case ["config", *rest]:
             told: int = importlib.import_module("training.config.command").main(rest)
             return told

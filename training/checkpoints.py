@@ -116,13 +116,18 @@ def latest(folder: Path) -> Path | None:
     return None
 
 
+def unfinished(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is while it is written."""
+    return folder / f".step-{step}.part"
+
+
 @contextlib.contextmanager
 def writing(folder: Path, step: int) -> Iterator[Path]:
     """A hidden folder to write a checkpoint into; it is removed when the block raises, and otherwise left.
 
     Raises JobFaultError `disk_full` where the disk is the reason.
     """
-    temporary = folder / f".step-{step}.part"
+    temporary = unfinished(folder, step)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

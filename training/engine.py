@@ -17,7 +17,9 @@ from transformers.utils import logging as transformers_logging
 from monitoring.attempt import JobFaultError, JobPausedError
 from monitoring.events import EventWriter, JobSpec, Wish
 from training import checkpoints
+from training.callbacks.agreement import Agreement
 from training.callbacks.checkpoints import CheckpointKeeper, RoomWatch
+from training.callbacks.divergence import Divergence
 from training.callbacks.plugins import load_callbacks
 from training.callbacks.progress import PhaseTeller, ProgressTeller
 from training.callbacks.safety import Safety
@@ -27,13 +29,16 @@ from training.config.schema import TrainerConfig
 from training.data.collator import PackingCollator, PaddingCollator
 from training.data.encoding import Encoder
 from training.data.loading import Split, load_split
+from training.distributed.ranks import Ranks
+from training.division import is_out_of_memory, out_of_memory
 from training.fetch.inspect import ModelFacts
+from training.memory_probe import MemoryProbe
 from training.models import Start, load_model, load_tokenizer
 from training.precision import choose_precision
 from training.profiles.base import BrokenProfileError, Profile, UnknownProfileError, load_profile
 from training.publishing import Origin, publish_model
 from training.state import RunState
-from training.trainer import JobTrainer, is_out_of_memory, out_of_memory, training_arguments
+from training.trainer import JobTrainer, training_arguments
 from training.wishes import Wishes
 
 
@@ -70,9 +75,15 @@ class TrainingResult:
 
 
 class TrainerEngine:
-    """Runs one attempt of one training job. `resume` is a verified checkpoint of this run, or None."""
+    """Runs one attempt of one training job. `resume` is a verified checkpoint of this run, or None.
 
-    def __init__(self, spec: JobSpec, events: EventWriter, wishes: Wishes, resume: Path | None = None) -> None:
+    Where several processes train, each of them runs this; the first one tells, writes and publishes.
+    """
+
+    def __init__(
+        self, spec: JobSpec, events: EventWriter, wishes: Wishes, resume: Path | None = None, ranks: Ranks | None = None
+    ) -> None:
+        self._ranks = ranks or Ranks()
         self._spec = spec
         self._events = events
         self._wishes = wishes
@@ -111,8 +122,12 @@ class TrainerEngine:
         self._phases.enter("stopping")
         self._take_best(trainer, config, run)
         self._tell_skipped(split, encoder)
-        _end_answers_with(encoder.turn_end_ids(), trainer.model)
-        facts = publish_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, origin)
+        model = trainer.whole_model(lambda: load_model(origin.start, config))
+        facts = None
+        if self._ranks.leads:
+            _end_answers_with(encoder.turn_end_ids(), model)
+            facts = publish_model(model, tokenizer, origin)
+        facts = self._ranks.shared(facts)
         return TrainingResult(
             steps=trainer.state.global_step,
             epoch=trainer.state.epoch or 0.0,
@@ -170,34 +185,50 @@ class TrainerEngine:
         progress = ProgressTeller(self._events, self._phases, run, config.monitoring.update_interval_seconds)
         output_dir = Path(self._spec.output_dir)
         keeper = CheckpointKeeper(
-            output_dir, config=config, events=self._events, run=run, phases=self._phases, progress=progress
-        )
+            output_dir, config=config, events=self._events, run=run, phases=self._phases, progress=progress,
+            ranks=self._ranks,
+        )  # fmt: skip
         if self._resume:
             keeper.last_step = checkpoints.read_manifest(self._resume).step
+        divergence = Divergence(run, keeper.folder, config.monitoring.divergence_factor)
         schedule = Schedule(config, run, evaluates=held is not None)
         safety = Safety(self._wishes, self._phases, len(held) if held is not None else 0)
+        agreement = [Agreement(self._ranks, safety)] if self._ranks.count > 1 else []
         room = RoomWatch(keeper)
         samples = Samples(config, origin.profile, tokenizer, self._events)
+        probe = MemoryProbe(self._events)
         trainer = JobTrainer(
             settings=config,
+            ranks=self._ranks,
             save=keeper.save,
             say=lambda text: self._events.log(text, "warning"),
-            callbacks=[progress, schedule, samples, *load_callbacks(), *extra, room, safety],
+            callbacks=[
+                progress,
+                divergence,
+                schedule,
+                samples,
+                probe,
+                *load_callbacks(),
+                *extra,
+                room,
+                safety,
+                *agreement,
+            ],
             model=model,
-            args=training_arguments(config, precision, str(output_dir)),
+            args=training_arguments(config, precision, str(output_dir), self._ranks),
             data_collator=_collator(config, tokenizer),
             train_dataset=split.train,
             eval_dataset=held,
             processing_class=tokenizer,
         )
-        progress.trainer = room.trainer = trainer
+        progress.trainer = room.trainer = probe.trainer = trainer
         if self._resume is None:
             keeper.require_room(trainer)
         return trainer, schedule, safety
 
     def _heed_pause(self) -> None:
         """Before the first step there is nothing to save: what is there already is where the next attempt begins."""
-        if self._wishes.told is Wish.PAUSE:
+        if self._ranks.agreed(int(self._wishes.told is Wish.PAUSE)):
             raise JobPausedError
 
     # --- After the last step ---
@@ -213,6 +244,7 @@ class TrainerEngine:
             self._events.log(f"The model is that of step {run.best_step}, the best by its evaluation.")
 
     def _tell_skipped(self, split: Split, encoder: Encoder) -> None:
+        self._ranks.join_flags(split.rows.unusable_flags)
         if split.skipped():
             self._events.log(
                 f"{split.skipped()} rows were not trained on: nothing to learn, outside the limits, or doubles.",

@@ -14,6 +14,7 @@ from monitoring.events import CheckpointGone, EventWriter, JobSpec, Phase, Resum
 from training import checkpoints
 from training.config.loader import ConfigError, parse_config
 from training.config.schema import TrainerConfig
+from training.distributed.launch import launch, process_count
 from training.wishes import Wishes
 
 
@@ -22,19 +23,23 @@ def main(spec_path: Path, wishes: Wishes | None = None) -> int:
     wishes = wishes or Wishes()
 
     def work(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]:
-        return train(spec, events, wishes)
+        return train(spec, spec_path, events, wishes)
 
     with wishes.listening():
         return run_attempt(spec_path, work)
 
 
-def train(spec: JobSpec, events: EventWriter, wishes: Wishes) -> dict[str, Any]:
+def train(spec: JobSpec, spec_path: Path, events: EventWriter, wishes: Wishes) -> dict[str, Any]:
     """Trains as the spec says; returns the values of the `result` event."""
     config = _config(spec)
     folder = Path(spec.output_dir) / checkpoints.FOLDER
     resume = find_resume(spec, folder, events)
     events.emit(Phase(name="launching"))
     prepare_process(spec, config)
+    if (count := process_count(spec, config)) > 1:
+        return launch(spec_path, resume, count, events=events, wishes=wishes)
+    if config.environment.distributed != "none":
+        events.log(f"environment.distributed is {config.environment.distributed}, but there is one GPU: one process.")
 
     from training.engine import TrainerEngine
 
@@ -89,12 +94,6 @@ def prepare_process(spec: JobSpec, config: TrainerConfig) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if config.environment.cpu_threads:
         os.environ["OMP_NUM_THREADS"] = str(config.environment.cpu_threads)
-    if config.environment.distributed != "none" and "WORLD_SIZE" not in os.environ:
-        raise JobFaultError(
-            "config_invalid",
-            f"environment.distributed is {config.environment.distributed}, but torchrun did not start this process.",
-            "Set it to none for one process.",
-        )
     missing = config.environment.nice - os.nice(0)
     if missing > 0:
         os.nice(missing)

@@ -178,7 +178,11 @@ def _placement(config: TrainerConfig) -> dict[str, Any]:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16,
         )
-        return {"quantization_config": quantization, "device_map": config.model.device_map}
-    if torch.cuda.device_count() > 1 and config.environment.distributed == "none":
+        own = {"": torch.cuda.current_device()}  # several processes: a copy on each one's own GPU
+        return {
+            "quantization_config": quantization,
+            "device_map": own if torch.distributed.is_initialized() else config.model.device_map,
+        }
+    if torch.cuda.device_count() > 1 and not torch.distributed.is_initialized():
         return {"device_map": config.model.device_map}
     return {}

@@ -48,6 +48,10 @@ class JobKind:
         """How many GPUs it takes where the host has any."""
         return 0
 
+    def may_share_processor(self, job: Job) -> bool:
+        """Whether, on a host without GPUs, as many processes share the processor."""
+        return False
+
     def on_launch(self, job: Job, attempt: Attempt) -> None:
         """The attempt is about to start (inside a transaction)."""
 

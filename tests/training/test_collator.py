@@ -93,10 +93,31 @@ def test_rows_without_anything_to_learn_are_left_out_and_counted(tmp_path: Path)
     assert split.evaluation is None
 
 
+@pytest.mark.parametrize(
+    ("question", "data", "why"),
+    [
+        ("x " * 400, {}, "tokens, and no answer begins in the first 64 (hyperparams.max_length)."),
+        ("x " * 400, {"max_tokens": 50}, "tokens, more than data.max_tokens (50)."),
+        ("Hi", {"min_tokens": 60}, "tokens, fewer than data.min_tokens (60)."),
+    ],
+)
+def test_when_all_examples_are_too_long_the_first_says_by_how_much(
+    tmp_path: Path, question: str, data: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(JobFaultError) as caught:
+        load(tmp_path, [chat(question, "Too late.")] * 4, max_length=64, **data)
+    assert caught.value.code == "no_trainable_tokens"
+    assert "None of the 4 examples of " in caught.value.message
+    assert caught.value.message.endswith(why)
+    assert "max_length" in caught.value.fix
+
+
 def test_a_dataset_of_which_nothing_can_be_learned_is_a_fault(tmp_path: Path) -> None:
     with pytest.raises(JobFaultError) as caught:
         load(tmp_path, [{"nothing": 1}] * 5)
     assert caught.value.code == "no_trainable_tokens"
+    assert "None of the 5 examples" in caught.value.message
+    assert "rows.jsonl can be learned from. Example 1: it can't be read: " in caught.value.message
     with pytest.raises(JobFaultError) as caught:
         load(tmp_path, [])
     assert caught.value.code == "dataset_empty"

@@ -240,7 +240,7 @@ def test_figures_are_logged_as_often_as_asked_and_at_both_ends(tmp_path: Path) -
 
 def test_told_to_pause_while_it_loads_it_goes_at_once(tmp_path: Path) -> None:
     wishes = Wishes()
-    wishes.told = Wish.PAUSE
+    wishes.tell(Wish.PAUSE)
     job = make_job(tmp_path, hyperparams=SHORT)
     with pytest.raises(JobPausedError):
         job.run_here(wishes)

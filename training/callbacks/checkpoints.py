@@ -10,12 +10,13 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from monitoring.attempt import JobFaultError
 from monitoring.events import Checkpoint, CheckpointGone, EventWriter
 from training import checkpoints
+from training.callbacks.divergence import require_finite
 from training.callbacks.progress import PhaseTeller, ProgressTeller
 from training.checkpoints import Manifest
 from training.config.schema import TrainerConfig
+from training.distributed.ranks import Ranks
 from training.state import RunState
 from training.trainer import JobTrainer
 
@@ -29,8 +30,9 @@ class CheckpointKeeper:
 
     def __init__(
         self, output_dir: Path, *, config: TrainerConfig, events: EventWriter, run: RunState,
-        phases: PhaseTeller, progress: ProgressTeller,
+        phases: PhaseTeller, progress: ProgressTeller, ranks: Ranks,
     ) -> None:  # fmt: skip
+        self._ranks = ranks
         self.folder = output_dir / checkpoints.FOLDER
         self._output = config.output
         self._early_stopping = config.hyperparams.early_stopping_patience > 0
@@ -50,24 +52,30 @@ class CheckpointKeeper:
         step = trainer.state.global_step
         if step == self.last_step:
             return
-        if not trainer.loss_is_finite():
-            raise JobFaultError(
-                "loss_not_finite",
-                f"The loss is no number at step {step}, so no checkpoint of it is kept.",
-                "Lower hyperparams.learning_rate and resume from the last checkpoint.",
-            )
+        require_finite(trainer, self.folder, self._run)
         self._phases.enter("checkpointing")
         self._progress.take_counts()
+        if not self._ranks.leads:
+            self._take_part(trainer, step)
+            return
         if is_short := self.is_short_of_room(trainer):
             self._let_go(coming=step)
             is_short = self.is_short_of_room(trainer)
-        if not is_short or self._free_bytes() - self._size_bytes(trainer) > checkpoints.SPARE_BYTES:
+        writes = not is_short or self._free_bytes() - self._size_bytes(trainer) > checkpoints.SPARE_BYTES
+        self._ranks.agreed(int(writes))
+        if writes:
             self._write(trainer, step)
             self.last_step = step
             self._let_go()
         if is_short:
             raise checkpoints.no_room(self.folder, self._needed_bytes(trainer))
         self._phases.enter("active")
+
+    def _take_part(self, trainer: JobTrainer, step: int) -> None:
+        """What the ranks do that don't lead: hand over their part of the state, where the first one writes."""
+        if self._ranks.agreed(0):
+            trainer.write_state(str(checkpoints.unfinished(self.folder, step)))
+            self.last_step = step
 
     # --- Room on the disk ---
 
@@ -128,6 +136,8 @@ class CheckpointKeeper:
             measured = self._output.metric_for_best_model == "eval_loss" and self._run.eval_step is not None
             scores[step] = manifest.eval_loss if measured else manifest.loss
         protected = [self._run.best_step] if self._early_stopping and self._run.best_step is not None else []
+        if self._run.suspect_since is not None:
+            protected += [step for step in sorted(scores) if self._run.is_good(step)][-1:]
         if coming is not None:
             protected += [max(scores)] if scores else []  # until the next one is whole, it is the last
             scores[coming] = None

@@ -11,7 +11,6 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from monitoring.attempt import JobFaultError
 from monitoring.events import EventWriter, Metrics, Phase, PhaseName, Progress
 from training.state import RunState
 from training.trainer import JobTrainer
@@ -35,7 +34,7 @@ class PhaseTeller:
 
 
 class ProgressTeller(TrainerCallback):  # type: ignore[misc]
-    """Emits `metrics` and `progress`. Raises JobFaultError `loss_not_finite` once the loss is no number."""
+    """Emits `metrics` and `progress`."""
 
     def __init__(self, events: EventWriter, phases: PhaseTeller, run: RunState, interval_seconds: float) -> None:
         self._events = events
@@ -78,7 +77,7 @@ class ProgressTeller(TrainerCallback):  # type: ignore[misc]
             self._told(state, logs)
 
     def _told(self, state: TrainerState, logs: dict[str, float]) -> None:
-        loss = self._run.loss = float(logs["loss"])
+        self._run.loss = float(logs["loss"])
         values: dict[str, float] = {name: float(logs[name]) for name in LOGGED if name in logs}
         values["tokens_per_second"] = self._tokens_per_second()
         values["tokens"] = float(self._run.tokens)
@@ -86,12 +85,6 @@ class ProgressTeller(TrainerCallback):  # type: ignore[misc]
         if torch.cuda.is_available():
             values["memory_allocated_bytes"] = float(torch.cuda.memory_allocated())
         self._events.emit(Metrics(state.global_step, values, state.epoch))
-        if not math.isfinite(loss):
-            raise JobFaultError(
-                "loss_not_finite",
-                f"The loss is {loss} at step {state.global_step}; from here on the weights are worthless.",
-                "Lower hyperparams.learning_rate or raise hyperparams.warmup_ratio, and resume.",
-            )
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **parts: Any) -> None:
         """What an evaluation takes does not count as training."""

@@ -25,7 +25,8 @@ from torch.utils.data import Dataset
 
 from monitoring.attempt import JobFaultError
 from training.config.schema import TrainerConfig
-from training.data.encoding import Encoded, Encoder
+from training.data.encoding import IGNORED, Encoded, Encoder
+from training.data.order import FILLER
 from training.data.rows import LINE_LIMIT_BYTES
 from training.data.specs import RowFaultError, is_chat, parse_line
 from training.profiles.base import Profile
@@ -110,6 +111,11 @@ class Rows:
         self._descriptor = os.open(index.path, os.O_RDONLY | os.O_CLOEXEC)
 
     @property
+    def unusable_flags(self) -> torch.Tensor:
+        """One figure a row: 1 where it was met and can't be trained on."""
+        return self._unusable
+
+    @property
     def unusable(self) -> int:
         """How many of the rows met so far can't be trained on."""
         return int(self._unusable.sum())
@@ -128,18 +134,37 @@ class Rows:
         self._remember(row, encoded)
         return encoded
 
-    def _encode(self, row: int) -> Encoded | None:
-        line = os.pread(self._descriptor, self.index.lengths[row], self.index.starts[row])
+    def reason(self, row: int) -> str:
+        """Why a row can't be trained on, as a sentence that begins with "it"."""
         try:
-            example = parse_line(line.strip()).example
-            if is_chat(example):
-                example = self._profile.transform(example, row)
-            encoded = self._encoder.encode(example)
+            encoded = self._read(row)
+        except (RowFaultError, TemplateError) as error:
+            return f"it can't be read: {error}"
+        length, least, most = encoded.whole_length, self._limits.least, self._limits.most
+        if most and length > most:
+            return f"it has {length:,} tokens, more than data.max_tokens ({most:,})."
+        if length < least:
+            return f"it has {length:,} tokens, fewer than data.min_tokens ({least:,})."
+        if length > len(encoded.input_ids):
+            held = len(encoded.input_ids)
+            return f"it has {length:,} tokens, and no answer begins in the first {held:,} (hyperparams.max_length)."
+        return "it has no answer."
+
+    def _encode(self, row: int) -> Encoded | None:
+        try:
+            encoded = self._read(row)
         except (RowFaultError, TemplateError):
             return None
         too_short = encoded.whole_length < self._limits.least
         too_long = bool(self._limits.most) and encoded.whole_length > self._limits.most
         return None if encoded.target_count == 0 or too_short or too_long else encoded
+
+    def _read(self, row: int) -> Encoded:
+        line = os.pread(self._descriptor, self.index.lengths[row], self.index.starts[row])
+        example = parse_line(line.strip()).example
+        if is_chat(example):
+            example = self._profile.transform(example, row)
+        return self._encoder.encode(example)
 
     def _remember(self, row: int, encoded: Encoded) -> None:
         self._recent[row] = (array("i", encoded.input_ids), bytes(encoded.is_target))
@@ -160,12 +185,17 @@ class Examples(Dataset[dict[str, list[int]]]):
         return len(self.chosen)
 
     def __getitem__(self, position: int) -> dict[str, list[int]]:
-        """The example at `position`, or the next usable one. Raises JobFaultError `no_trainable_tokens`."""
+        """The example at `position`, or the next usable one. Raises JobFaultError `no_trainable_tokens`.
+
+        At FILLER it is a single token that is not learned.
+        """
+        if position == FILLER:
+            return {"input_ids": [0], "labels": [IGNORED]}
         for offset in range(min(len(self.chosen), TRIES)):
             encoded = self._rows.encode(self.chosen[(position + offset) % len(self.chosen)])
             if encoded is not None:
                 return {"input_ids": encoded.input_ids, "labels": encoded.labels}
-        raise no_trainable_tokens()
+        raise _nothing_to_learn(self._rows, self.chosen)
 
     def estimated_lengths(self) -> list[int]:
         """A figure for each example that grows with its number of tokens: the bytes of its row."""
@@ -219,7 +249,7 @@ def _usable(rows: Rows, order: list[int], on_progress: Callable[[int, int], Any]
     """The rows that can be trained on: known for a small set, taken on trust for a large one."""
     if len(order) > EAGER_ROWS:
         if not any(rows.encode(row) is not None for row in order[:TRIES]):
-            raise no_trainable_tokens()
+            raise _nothing_to_learn(rows, order[:TRIES])
         return order
     usable = []
     for done, row in enumerate(order):
@@ -227,7 +257,7 @@ def _usable(rows: Rows, order: list[int], on_progress: Callable[[int, int], Any]
             usable.append(row)
         on_progress(done + 1, len(order))
     if not usable:
-        raise no_trainable_tokens()
+        raise _nothing_to_learn(rows, order)
     return usable
 
 
@@ -246,10 +276,14 @@ def _capped(rows: list[int], config: TrainerConfig) -> list[int]:
     return rows[:limit] if limit else rows
 
 
-def no_trainable_tokens() -> JobFaultError:
+def _nothing_to_learn(rows: Rows, tried: Sequence[int]) -> JobFaultError:
     """The fault of a dataset of which no row can be learned from."""
+    first = min(tried)
+    which = "None of the" if len(tried) == len(rows.index) else "None of the first"
     return JobFaultError(
         "no_trainable_tokens",
-        "No example of the dataset has a token to learn within the longest example.",
-        "Raise hyperparams.max_length, lower data.min_tokens, or look at the dataset's preview: answers must be there.",
+        f"{which} {len(tried):,} examples of {rows.index.path} can be learned from. Example {first + 1}: "
+        f"{rows.reason(first)}",
+        "Raise hyperparams.max_length or data.max_tokens, lower data.min_tokens, or look at the dataset's preview: "
+        "answers must be there.",
     )

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
+FILLER = -1
+"""The position of an example with nothing to learn: several processes need batches of equal number and size."""
+
 GROUPED_BATCHES = 50
 """Length grouping sorts within so many batches: enough that padding is small, few enough that order stays random."""
 
@@ -20,17 +23,19 @@ class SeededOrder(Sampler[int]):
     """
 
     def __init__(
-        self, count: int, seed: int, *, shuffle: bool = True, lengths: Sequence[int] | None = None, batch: int = 1
-    ) -> None:
+        self, count: int, seed: int, *, shuffle: bool = True, lengths: Sequence[int] | None = None, batch: int = 1,
+        multiple: int = 1,
+    ) -> None:  # fmt: skip
         self._count = count
         self._seed = seed
         self._shuffle = shuffle
         self._lengths = lengths
         self._batch = batch
+        self._multiple = multiple
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self._count
+        return -(-self._count // self._multiple) * self._multiple
 
     def set_epoch(self, epoch: int) -> None:
         """Whose order comes next; called by the data loader."""
@@ -40,7 +45,11 @@ class SeededOrder(Sampler[int]):
         return iter(self.positions(self.epoch))
 
     def positions(self, epoch: int) -> list[int]:
-        """The order of one epoch."""
+        """The order of one epoch; the last batch is filled up to `multiple`."""
+        order = self._order(epoch)
+        return order + [FILLER] * (len(self) - len(order))
+
+    def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed((self._seed * 1_000_003 + epoch) % (1 << 63))
         order = torch.randperm(self._count, generator=generator).tolist() if self._shuffle else list(range(self._count))
         if self._lengths is None:

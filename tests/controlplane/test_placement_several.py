@@ -1,0 +1,32 @@
+"""Where a run of several processes may run: as many cards as it asks for, or a processor that they share."""
+
+from typing import Any
+
+import pytest
+
+from controlplane.models import Job, Run
+from controlplane.placement import Place, place
+from controlplane.services import hosts
+from tests import factories
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
+
+
+def placed(**environment: Any) -> Place | str:
+    run = factories.make_run()
+    Run.objects.filter(pk=run.pk).update(config={**run.config, "environment": environment})
+    return place(Job.objects.get(run=run), hosts.list_hosts())
+
+
+@pytest.mark.parametrize("distributed", ["ddp", "fsdp"])
+def test_it_gets_as_many_cards_as_it_asks_for_or_says_why_not(distributed: str) -> None:
+    host = factories.make_host("box")
+    cards = [factories.make_gpu(host, index) for index in range(3)]
+    assert placed(distributed=distributed, gpus=3) == Place(host, tuple(card.uuid for card in cards))
+    assert placed(distributed=distributed, gpus=4) == "asks for 4 GPUs, box has 3"
+
+
+def test_without_cards_its_processes_share_the_processor() -> None:
+    host = factories.make_host("box")
+    assert placed(distributed="ddp", gpus=2) == Place(host, ())
+    assert placed(distributed="none", gpus=2) == "asks for 2 GPUs, box has none"
