@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from django.conf import settings
-from django.db import close_old_connections, transaction
+from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -20,6 +20,7 @@ from controlplane.errors import ConflictError, PilothouseError
 from controlplane.fleet.local import ensure_agent
 from controlplane.fleet.protocol import AgentRefusedError, AttemptNews, Cursor, HostUnreachableError, PollAnswer, Wish
 from controlplane.fleet.registry import carrier, local
+from controlplane.kept_connections import keep_sound, let_go
 from controlplane.kinds.registry import kind_of
 from controlplane.models import Attempt, Deployment, Host, Job
 from controlplane.models.jobs import Desired, Status
@@ -78,22 +79,23 @@ class Dispatcher:
 
     def _decide(self) -> None:
         while not self.stopping.is_set():
-            close_old_connections()
+            keep_sound()
             try:
                 self.tick()
             except Exception:  # this loop must live; what failed is tried again at the next tick
                 log.exception("the dispatcher stumbled")
                 self.stopping.wait(TICK_SECONDS)
             bell.wait(TICK_SECONDS)
-        close_old_connections()
+        let_go()
 
     def tick(self) -> None:
         """One round of everything that the dispatcher decides."""
         self._meet_hosts()
         launch_claimed()
         launch_pending()
-        carry_out_wishes()
-        self._stuck.look()
+        if Attempt.objects.filter(ended_at=None).exists():  # at rest one small question instead of large ones
+            carry_out_wishes()
+            self._stuck.look()
         self._watch_deployments()
 
     def _meet_hosts(self) -> None:
@@ -113,7 +115,7 @@ class Dispatcher:
         """Long-polls one host for ever."""
         gone_since: float | None = None
         while not self.stopping.is_set():
-            close_old_connections()
+            keep_sound()
             try:
                 started = time.monotonic()
                 poll(host)
@@ -129,7 +131,7 @@ class Dispatcher:
             except Exception:  # this loop must live
                 log.exception("reading %s stumbled", host.name)
                 self.stopping.wait(TICK_SECONDS)
-        close_old_connections()
+        let_go()
 
     def _start_agent(self) -> None:
         log.warning("no agent answers on this machine: starting it, or waiting for its service")
@@ -139,6 +141,8 @@ class Dispatcher:
             log.error("the agent can't be started: %s", error)
 
     def _watch_deployments(self) -> None:
+        if not deployments.any_coming():
+            return
         deployments.give_up_slow()
         for deployment in deployments.waiting_for_check():
             if deployment.pk not in self._checking:
@@ -148,25 +152,26 @@ class Dispatcher:
     def _read_statistics(self) -> None:
         """Asks the engines for their figures; in a thread of its own, since a busy one takes its time."""
         while not self.stopping.wait(STATISTICS_EVERY_SECONDS):
-            close_old_connections()
+            keep_sound()
             try:
                 deployments.refresh_statistics()
             except Exception:  # this loop must live
                 log.exception("reading the engines' figures stumbled")
-        close_old_connections()
+        let_go()
 
     def _check(self, deployment: Deployment) -> None:
         try:
             deployments.check(deployment)
         finally:
             self._checking.discard(deployment.pk)
-            close_old_connections()
+            let_go()
 
 
 def launch_pending() -> None:
     """Claims and launches every pending job that has a place now; tells the others why they wait."""
-    online = [host for host in hosts.list_hosts() if host.is_online and not host.fault]
-    for job in jobs.queue():
+    waiting = jobs.queue()
+    online = [host for host in hosts.list_hosts() if host.is_online and not host.fault] if waiting else []
+    for job in waiting:
         if kind_of(job).runs_here:
             continue
         if job.not_before is not None and job.not_before.timestamp() > time.time():

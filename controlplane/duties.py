@@ -9,9 +9,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from django.db import close_old_connections
-
 from controlplane import inner_jobs
+from controlplane.kept_connections import keep_sound, let_go
 from controlplane.services import (
     alert_watch,
     alerts,
@@ -46,7 +45,8 @@ class Duty:
             except Exception:  # this loop must live
                 log.exception("the duty %s stumbled", self.name)
             finally:
-                close_old_connections()
+                keep_sound()
+        let_go()
 
 
 DUTIES: tuple[Duty, ...] = (

@@ -190,6 +190,11 @@ def headers(deployment: Deployment) -> dict[str, str]:
     return {"Authorization": f"Bearer {engine_token(deployment.job_id, deployment.attempt_number)}"}
 
 
+def any_coming() -> bool:
+    """Whether an engine is being started or checked."""
+    return Deployment.objects.filter(status__in=(DeploymentStatus.STARTING, DeploymentStatus.CHECKING)).exists()
+
+
 def waiting_for_check() -> list[Deployment]:
     """Engines that say they are ready and haven't been asked anything yet."""
     return list(Deployment.objects.select_related("model", "job").filter(status=DeploymentStatus.CHECKING))
