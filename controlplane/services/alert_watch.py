@@ -53,12 +53,22 @@ Check = Callable[[], Iterable[Finding]]
 
 def look() -> None:
     """One look at everything. A step that fails doesn't keep the others from being made."""
-    _attempt("ending what is switched off", alerts.end_switched_off)
-    for rule, check in CHECKS.items():
-        _attempt(f"the rule {rule}", partial(_look_at, rule, check))
-    _attempt("the rule engine_failed", fire_failed_engines)
-    _attempt("ending what is open of deleted runs", run_alerts.end_of_deleted_runs)
-    _attempt("planning reminders", alert_routes.plan_reminders)
+    with settings.read_once():
+        _attempt("ending what is switched off", alerts.end_switched_off)
+        open_now = _open_alerts()
+        for rule, check in CHECKS.items():
+            _attempt(f"the rule {rule}", partial(_look_at, rule, check, open_now[rule]))
+        _attempt("the rule engine_failed", fire_failed_engines)
+        _attempt("ending what is open of deleted runs", run_alerts.end_of_deleted_runs)
+        _attempt("planning reminders", alert_routes.plan_reminders)
+
+
+def _open_alerts() -> dict[str, list[Alert]]:
+    """What is open by rule, looked up once for all of them."""
+    found: dict[str, list[Alert]] = {rule: [] for rule in CHECKS}
+    for alert in Alert.objects.filter(rule__in=CHECKS, ended_at=None):
+        found[alert.rule].append(alert)
+    return found
 
 
 def _attempt(name: str, step: Callable[[], None]) -> None:
@@ -68,16 +78,16 @@ def _attempt(name: str, step: Callable[[], None]) -> None:
         log.exception("a step of looking for alerts failed: %s", name)
 
 
-def _look_at(rule: str, check: Check) -> None:
-    settle(rule, list(check()))
+def _look_at(rule: str, check: Check, open_alerts: list[Alert]) -> None:
+    settle(rule, list(check()), open_alerts)
 
 
-def settle(rule: str, findings: list[Finding]) -> None:
+def settle(rule: str, findings: list[Finding], open_alerts: list[Alert]) -> None:
     """Fires what is new or worse, keeps what goes on, ends what has been well for a while.
 
     An alert stays as urgent as it was at its worst, so that what wavers about a limit isn't told again and again.
     """
-    open_now = {alert.subject: alert for alert in Alert.objects.filter(rule=rule, ended_at=None)}
+    open_now = {alert.subject: alert for alert in open_alerts}
     for found in findings:
         alert = open_now.pop(found.subject, None)
         is_news = alert is None or RANK[found.severity] > RANK[alert.severity]
