@@ -16,9 +16,10 @@ from django.utils import timezone
 
 from controlplane.fleet.protocol import DiskReading
 from controlplane.kinds.registry import kind_of
-from controlplane.models import Alert, Attempt, Deployment, Gpu, Host, Job
+from controlplane.models import Alert, Attempt, Deployment, Gpu, Host, InboxFile, Job
 from controlplane.models.alerts import RANK, Severity
 from controlplane.models.deployments import DeploymentStatus
+from controlplane.models.inbox import InboxState
 from controlplane.models.jobs import Status
 from controlplane.services import alert_routes, alerts, power, run_alerts, settings
 
@@ -248,6 +249,21 @@ def _stuck(lane: str, waiting: list[Job], limit_seconds: float) -> Finding:
 _queue = QueueWatch()
 
 
+def stuck_inbox_files() -> Iterable[Finding]:
+    """Files in the inbox that are not taken although they have been there for long."""
+    if not settings.get("inbox.enabled"):
+        return
+    minutes = settings.get("alerts.inbox_stuck_minutes")
+    waiting = InboxFile.objects.filter(state__in=(InboxState.SETTLING, InboxState.TAKING))
+    for row in waiting.filter(seen_at__lt=timezone.now() - timedelta(minutes=minutes)):
+        yield Finding(
+            f"inbox file {row.pk}", Severity.WARNING,
+            f"The file {row.filename} has been in the inbox for more than {minutes} min and isn't taken: "
+            f"{row.reason or 'it changes again and again.'}",
+            fix="End what writes to it, or take it out of the inbox; the page Inbox says more.", url="/queue/inbox/",
+        )  # fmt: skip
+
+
 # --- Engines ----------------------------------------------------------------------------------------------------------
 
 
@@ -309,5 +325,6 @@ def _clock(moment: datetime) -> str:
 
 CHECKS: dict[str, Check] = {
     "host_offline": offline_hosts, "gpu_lost": lost_gpus, "disk": full_disks, "queue_stuck": _queue.findings,
+    "inbox_stuck": stuck_inbox_files,
     "engine_down": engines_down,
 }  # fmt: skip

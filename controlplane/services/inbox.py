@@ -6,7 +6,7 @@ again: a kill at any point neither loses a file nor takes one twice.
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,26 +47,33 @@ _looked_at: dict[str, float] = {}
 
 
 def work() -> None:
-    """One round: what is new, what is whole, what has moved on. Called every second."""
-    if settings.get("inbox.enabled"):
-        inbox_files.make_folders()
-        if "inbox" not in _looked_at:  # this process has just started
-            clear_leftovers()
-        for row in InboxFile.objects.filter(
-            state=InboxState.TAKING
-        ):  # first: what a kill left half-moved lies there yet
+    """One round: what is new, what is whole, what has moved on. Called every second; at rest it asks two questions."""
+    values = settings.effective()
+    under_way = list(InboxFile.objects.exclude(state__in=OVER).order_by("id"))
+    for row in under_way:  # first: what a kill left half-moved lies in the inbox yet
+        if row.state == InboxState.TAKING:
             _attempt(row)
-        _watch.watch(inbox_files.root())
-        changed, renamed = _watch.news()
-        due = time.monotonic() - _looked_at.get("inbox", float("-inf")) >= settings.get("inbox.rescan_seconds")
-        if changed or due or InboxFile.objects.filter(state=InboxState.SETTLING).exists():
-            _looked_at["inbox"] = time.monotonic()
-            scan(renamed)
+    if values["inbox.enabled"]:
+        settling = any(row.state == InboxState.SETTLING for row in under_way)
+        _look(settling, values["inbox.rescan_seconds"])
     else:
         _watch.stop()
-    for row in InboxFile.objects.exclude(state__in=(*OVER, InboxState.SETTLING)).order_by("id"):
-        _attempt(row)
-    _prune()
+    for row in under_way:
+        if row.state in STEPS and row.state != InboxState.TAKING:
+            _attempt(row)
+
+
+def _look(settling: bool, rescan_seconds: float) -> None:
+    """Looks through the inbox where something may have come, or was there before."""
+    inbox_files.make_folders()
+    if "inbox" not in _looked_at:  # this process has just started
+        clear_leftovers()
+    _watch.watch(inbox_files.root())
+    changed, renamed = _watch.news()
+    due = time.monotonic() - _looked_at.get("inbox", float("-inf")) >= rescan_seconds
+    if changed or due or settling:
+        _looked_at["inbox"] = time.monotonic()
+        scan(renamed)
 
 
 def _attempt(row: InboxFile) -> None:
@@ -230,7 +237,7 @@ def _begin(row: InboxFile, dataset: Dataset) -> None:
     if run is None:
         _done(row, f"{row.reason} No template is set (the setting inbox.template), so no run was started.".strip())
     else:
-        inbox_files.release(row.pk)
+        _release(row)
 
 
 def _has_run_already(row: InboxFile, dataset: Dataset) -> bool:
@@ -255,7 +262,7 @@ def _watch_run(row: InboxFile) -> None:
             _update(row, state=state)
 
 
-STEPS = {
+STEPS: dict[str, Callable[[InboxFile], None]] = {
     InboxState.TAKING: _take, InboxState.VALIDATING: _watch_validation, InboxState.QUEUED: _watch_run,
     InboxState.RUNNING: _watch_run,
 }  # fmt: skip
@@ -266,7 +273,16 @@ STEPS = {
 
 def _done(row: InboxFile, reason: str) -> None:
     _update(row, state=InboxState.DONE, reason=reason, ended_at=timezone.now())
+    _release(row)
+    _prune()
+
+
+def _release(row: InboxFile) -> None:
+    """The file's bytes are its dataset's: what was held of it, or put aside before it was tried again, can go."""
     inbox_files.release(row.pk)
+    if row.rejected_as:
+        inbox_files.forget_rejected(row.rejected_as)
+        _update(row, rejected_as="")
 
 
 def _reject(row: InboxFile, reason: str) -> None:
@@ -356,10 +372,7 @@ def retry(actor: Actor, file_id: int) -> InboxFile:
         return _retry_taking(actor, row)
     with transaction.atomic():
         if row.dataset.status == DatasetStatus.REJECTED:
-            datasets.validate(INBOX, row.dataset, Level.QUICK)
-            # A dataset that STANDARD has seen keeps its word until STANDARD says another one.
-            if row.dataset.status == DatasetStatus.REJECTED:
-                raise ConflictError(f"{row.dataset} was checked whole and rejected: mend the file and put it in again.")
+            datasets.validate(INBOX, row.dataset, Level.STANDARD)
         audit(actor, "inbox.retry", row.filename)
         _update(row, state=InboxState.VALIDATING, reason="", ended_at=None)
     return row

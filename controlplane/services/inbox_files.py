@@ -89,7 +89,7 @@ def _entries(folder: str) -> Iterator[Found]:
             except FileNotFoundError:  # it was moved away at this moment
                 continue
             if not stat.S_ISDIR(facts.st_mode):
-                yield Found(folder, entry.name, facts.st_size, facts.st_mtime_ns, _fault(entry.name, facts.st_mode))
+                yield Found(folder, entry.name, facts.st_size, facts.st_mtime_ns, _refusal(entry.name, facts.st_mode))
 
 
 def is_unfinished(name: str) -> bool:
@@ -103,7 +103,7 @@ def is_options(name: str) -> bool:
     return name.lower().endswith(".json") and Path(stem).suffix.lower() in SUFFIXES
 
 
-def _fault(name: str, mode: int) -> str:
+def _refusal(name: str, mode: int) -> str:
     if stat.S_ISLNK(mode):
         return "It is a symbolic link: links aren't followed. Move or copy the file itself into the inbox."
     if not stat.S_ISREG(mode):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from controlplane.models import Alert, Attempt, Deployment, Gpu, Host, Job
+from controlplane.models import Alert, Attempt, Deployment, Gpu, Host, InboxFile, Job
 from controlplane.models.access import SYSTEM
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Status
@@ -226,6 +226,17 @@ def test_a_queue_in_which_nothing_moves_is_stuck_and_says_what_it_waits_for() ->
     assert "waits for a host: none answers" in message
     assert "“a model”" in message
     Job.objects.filter(pk=job.pk).update(status=Status.RUNNING)
+    be_calm()
+    assert look() == []
+
+
+def test_a_file_that_is_never_whole_is_a_stuck_inbox_until_it_is_taken() -> None:
+    row = InboxFile.objects.create(filename="chats.jsonl", reason="A program has it open for writing.")
+    assert look() == []
+    InboxFile.objects.filter(pk=row.pk).update(seen_at=ago(61 * 60))
+    assert look() == [("inbox_stuck", f"inbox file {row.pk}", "warning")]
+    assert "A program has it open for writing." in Alert.objects.get().message
+    InboxFile.objects.filter(pk=row.pk).update(state="validating")
     be_calm()
     assert look() == []
 

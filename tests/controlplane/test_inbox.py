@@ -103,7 +103,12 @@ def test_a_file_renamed_into_its_place_is_taken_at_once(folder: Path) -> None:
         outside = put(folder.parent / "tmp" / "others.jsonl", age_seconds=0)
         outside.rename(folder / "high" / "others.jsonl")
         renamed: set[Path] = set()
-        wait_for("both renames", lambda: renamed.update(watch.news()[1]) or len(renamed) == 2, 10)
+
+        def both() -> bool:
+            renamed.update(watch.news()[1])
+            return len(renamed) == 2
+
+        wait_for("both renames", both, 10)
     finally:
         watch.stop()
     inbox.scan(renamed)
@@ -240,6 +245,21 @@ def test_a_run_that_cannot_be_made_is_said_and_tried_again_by_hand(folder: Path)
     inbox.retry(SYSTEM, only().pk)
     inbox.work()
     assert (only().state, Run.objects.count()) == ("queued", 1)
+    assert list((folder / "rejected").iterdir()) == [], "its bytes are the dataset's"
+
+
+def test_a_rejected_dataset_is_checked_whole_when_its_file_is_tried_again(folder: Path) -> None:
+    put(folder / "chats.jsonl")
+    inbox.work()
+    pass_validation(only().dataset, DatasetStatus.REJECTED, "Row 1 has no messages.")
+    inbox.work()
+    inbox.retry(SYSTEM, only().pk)
+    assert Job.objects.get(status=Status.PENDING).config["level"] == "standard"
+    pass_validation(only().dataset, DatasetStatus.REJECTED, "Row 2 has no messages.")
+    inbox.work()
+    assert (only().state, only().reason) == ("rejected", "Row 2 has no messages.")
+    assert (folder / "rejected" / "chats.jsonl.reason.txt").read_text() == "Row 2 has no messages.\n"
+    assert len(list((folder / "rejected").iterdir())) == 2
 
 
 def test_the_same_file_again_is_the_dataset_that_is_there_and_starts_no_second_run(folder: Path) -> None:
