@@ -4,14 +4,16 @@ from typing import Any
 
 from controlplane.kinds.base import JobKind
 from controlplane.models import Job
-from controlplane.services import cleaning
+from controlplane.services import cleaning, storage
 
 
 class CleanKind(JobKind):
-    """`config` holds {"actor": who asked}."""
+    """`config` is empty: what goes is found when it is done."""
 
     name = "clean"
     runs_here = True
 
     def work(self, job: Job) -> dict[str, Any]:
-        return cleaning.clean(job.created_by, job_id=job.pk)
+        result = cleaning.clean(job.created_by, job_id=job.pk)
+        storage.forget()
+        return result

@@ -15,6 +15,7 @@ PAGES = (
     "/hosts/{host}/", "/alerts/", "/alerts/rules", "/alerts/routes", "/power/", "/power/sweeps/", "/runs/sweeps/",
     "/runs/sweeps/new", "/runs/templates/", "/settings/",
     "/settings/people", "/settings/keys", "/settings/values", "/settings/audit", "/settings/doctor",
+    "/settings/storage", "/settings/storage/leftovers", "/settings/snapshots",
     "/api/docs",
 )  # fmt: skip
 

@@ -16,7 +16,6 @@ from django.utils import timezone
 from controlplane import inner_jobs
 from controlplane.errors import ConflictError
 from controlplane.models import Attempt, AuditLine, Job, LanguageModel, Upload
-from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Kind, Status
 from controlplane.models.language_models import ModelState
 from controlplane.services import cleaning, jobs, storage

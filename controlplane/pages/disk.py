@@ -1,0 +1,104 @@
+"""Settings, Storage: what takes the disk, cleaning it, snapshots and what is in one. Runs in the web process."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.urls import reverse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_POST
+
+from controlplane.errors import ConflictError, PilothouseError
+from controlplane.models import Job
+from controlplane.models.access import Role
+from controlplane.models.jobs import ENDED, Kind
+from controlplane.pages.actors import actor
+from controlplane.pages.topics import mark
+from controlplane.services import cleaning, settings, snapshots, storage
+
+SHOWN_LEFTOVERS = 50
+
+
+@never_cache
+def overview(request: HttpRequest) -> HttpResponse:
+    """The disk, by kind and by thing."""
+    live = mark("jobs")
+    report = storage.report()
+    for row in report["largest"]:
+        row["url"] = _url(row)
+    moment = datetime.fromtimestamp(report["measured_at"], UTC) if report["measured_at"] else None
+    context = {"report": report, "measured_at": moment, "live": live, **_work()}
+    if request.headers.get("HX-Request"):
+        return render(request, "settings/storage_body.html", context)
+    return render(request, "settings/storage.html", context)
+
+
+def _work() -> dict[str, Any]:
+    rows = Job.objects.filter(kind__in=(Kind.CLEAN, Kind.BACKUP)).order_by("-id")
+    return {
+        "cleaned": rows.filter(kind=Kind.CLEAN).first(), "snapshot": rows.filter(kind=Kind.BACKUP).first(),
+        "at_work": rows.exclude(status__in=ENDED).first(), "address": settings.get("snapshots.address"),
+        "at": settings.get("snapshots.at"), "keep": settings.get("snapshots.keep"),
+    }  # fmt: skip
+
+
+def _url(row: dict[str, Any]) -> str:
+    """The page where something can be done about it; nothing for what has none."""
+    if row["ref"] is None:
+        return ""
+    names = {"models": "model", "datasets": "dataset", "checkpoints": "run"}
+    return reverse(names[row["kind"]], args=[row["ref"]]) if row["kind"] in names else ""
+
+
+@never_cache
+def leftovers(request: HttpRequest) -> HttpResponse:
+    """What cleaning would take away now."""
+    actor(request).require(Role.ADMIN)
+    found = cleaning.plan()
+    total = sum(leftover.bytes for leftover in found)
+    context = {"found": found[:SHOWN_LEFTOVERS], "more": max(0, len(found) - SHOWN_LEFTOVERS), "total": total}
+    return render(request, "settings/leftovers.html", context)
+
+
+@require_POST
+def clean(request: HttpRequest) -> HttpResponse:
+    """Queues the cleaning."""
+    job = cleaning.queue(actor(request))
+    messages.info(request, f"Job {job.pk} cleans the disk.")
+    return redirect("settings-storage")
+
+
+@never_cache
+def snapshot_list(request: HttpRequest) -> HttpResponse:
+    """The snapshots at the address, or why they can't be listed."""
+    rows, fault = [], ""
+    try:
+        rows = snapshots.list_snapshots()
+    except PilothouseError as error:
+        fault = "" if isinstance(error, ConflictError) else error.message
+    context = {"rows": rows, "fault": fault, **_work()}
+    return render(request, "settings/snapshots.html", context)
+
+
+@require_POST
+def snapshot_take(request: HttpRequest) -> HttpResponse:
+    """Queues a snapshot."""
+    job = snapshots.queue_take(actor(request))
+    messages.info(request, f"Job {job.pk} takes a snapshot.")
+    return redirect("settings-snapshots")
+
+
+@never_cache
+def snapshot_page(request: HttpRequest, name: str) -> HttpResponse:
+    """One snapshot and what can be restored of it."""
+    return render(request, "settings/snapshot.html", {"snapshot": snapshots.facts(snapshots.get(name))})
+
+
+@require_POST
+def snapshot_restore(request: HttpRequest, name: str) -> HttpResponse:
+    """Queues the restoring of one item."""
+    job = snapshots.queue_restore(actor(request), name, request.POST.get("item", ""))
+    messages.info(request, f"Job {job.pk} restores it.")
+    return redirect("settings-snapshot", name=name)
