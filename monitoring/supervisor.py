@@ -19,6 +19,7 @@ from typing import Any, TypedDict
 
 from monitoring.events import EXIT_FILE, LOG_FILE, PROCESS_FILE, SECRET_FILE
 from monitoring.files import write_json
+from monitoring.memory_limits import memory_limit_bytes, oom_kills
 from monitoring.processes import catches, identify
 from monitoring.streams import point_standard_streams_at
 from monitoring.wire import ExitRecord, ProcessRecord
@@ -70,13 +71,13 @@ def supervise(folder: Path, plan: Plan) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     # Written before the job exists: whoever finds the file knows that this attempt must never be started again.
     write_json(folder / PROCESS_FILE, _process_record(None))
-    started_at = time.time()
+    started_at, kills_before = time.time(), oom_kills()
     pid = _start(plan)
     write_json(folder / PROCESS_FILE, _process_record(pid))
     _pass_signals_until_end(pid)
     _kill_stragglers(pid)
     _, status, usage = os.wait4(pid, 0)
-    signalled = os.WIFSIGNALED(status)
+    signalled, kills = os.WIFSIGNALED(status), oom_kills()
     record = ExitRecord(
         code=None if signalled else os.WEXITSTATUS(status),
         signal=os.WTERMSIG(status) if signalled else None,
@@ -84,6 +85,8 @@ def supervise(folder: Path, plan: Plan) -> None:
         ended_at=time.time(),
         max_rss_bytes=usage.ru_maxrss * 1024,
         cpu_seconds=usage.ru_utime + usage.ru_stime,
+        memory_limit_bytes=memory_limit_bytes(),
+        oom_kills=None if kills is None or kills_before is None else kills - kills_before,
     )
     (folder / SECRET_FILE).unlink(missing_ok=True)  # a token has no business on disk once its job is over
     _write_patiently(folder / EXIT_FILE, record)

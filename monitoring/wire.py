@@ -5,14 +5,18 @@ socket here, a Ray actor in a fleet) moves these plain JSON values and adds noth
 "not supported" everywhere: never 0, never a guess.
 """
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 AttemptState = Literal["launching", "running", "exited", "lost"]
 """exited: `exit.json` is there. lost: neither `exit.json` nor a holder of the lock."""
 
 
 class ExitRecord(TypedDict):
-    """`exit.json`: how an attempt's process ended. Exactly one of `code` and `signal` is set."""
+    """`exit.json`: how an attempt's process ended. Exactly one of `code` and `signal` is set.
+
+    `memory_limit_bytes`: what its host or control group has. `oom_kills`: how many processes of the host the kernel
+    ended for want of memory while it ran.
+    """
 
     code: int | None
     signal: int | None
@@ -20,6 +24,8 @@ class ExitRecord(TypedDict):
     ended_at: float
     max_rss_bytes: int
     cpu_seconds: float
+    memory_limit_bytes: NotRequired[int | None]
+    oom_kills: NotRequired[int | None]
 
 
 class ProcessRecord(TypedDict):

@@ -24,6 +24,8 @@ from monitoring.events import EXIT_PAUSED, Event, MalformedEventError, decode_ev
 log = logging.getLogger(__name__)
 BACK_OFF_SECONDS = (2, 10, 60)
 LONG_LIFE_SECONDS = 1800
+NEARLY_ALL = 0.8
+"""Of the memory there is: a process that held so much and was killed ran out of it, whatever the kernel counts."""
 
 
 def store(news: AttemptNews) -> bool:
@@ -180,14 +182,33 @@ def explain(ended: ExitRecord | None) -> dict[str, str]:
             "fix": "It is started again from its last checkpoint.",
         }  # fmt: skip
     if ended["signal"] == signal.SIGKILL:
-        return {
-            "code": "killed", "message": "The process was killed (SIGKILL): by hand, or by the kernel for memory.",
-            "fix": "Look at the host's memory; a smaller batch or shorter max_length needs less.",
-        }  # fmt: skip
+        return _explain_kill(ended)
     if ended["signal"]:
         name = signal.Signals(ended["signal"]).name
         return {"code": "signal", "message": f"The process ended by {name}.", "fix": "See the job's log."}
     return {"code": "exit", "message": f"The process ended with code {ended['code']}.", "fix": "See the job's log."}
+
+
+def _explain_kill(ended: ExitRecord) -> dict[str, str]:
+    """By whom a process was killed that Pilothouse didn't kill, by what it held and what the kernel counts."""
+    held, limit = ended["max_rss_bytes"], ended.get("memory_limit_bytes")
+    size = f"it held {held / 1e9:.1f} GB" + (f" of {limit / 1e9:.1f} GB" if limit else "")
+    fix = (
+        "Lower per_device_train_batch_size and raise gradient_accumulation_steps as much, lower max_length, turn on "
+        "gradient_checkpointing, or leave more of the host's memory free; the run goes on from its last checkpoint."
+    )
+    if ended.get("oom_kills"):
+        return {
+            "code": "host_out_of_memory", "message": f"The kernel ended the process for want of memory: {size}.",
+            "fix": fix,
+        }  # fmt: skip
+    if limit and held >= NEARLY_ALL * limit:
+        message = f"The process was killed (SIGKILL), most likely by the kernel for want of memory: {size}."
+        return {"code": "host_out_of_memory", "message": message, "fix": fix}
+    return {
+        "code": "killed", "message": f"The process was killed (SIGKILL) by somebody else than Pilothouse; {size}.",
+        "fix": "Ask who ended it; it can be started again and goes on from its last checkpoint.",
+    }  # fmt: skip
 
 
 def drop(attempt: Attempt) -> None:

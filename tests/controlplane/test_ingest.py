@@ -183,3 +183,19 @@ def test_checkpoints_come_and_go_and_the_best_is_named(stage: Stage) -> None:
     stage.take()
     rows = runs.checkpoints(Run.objects.get(pk=stage.run.pk))
     assert [(row["step"], row["is_best"]) for row in rows] == [(20, True), (30, False)]
+
+
+@pytest.mark.parametrize(
+    ("held", "kills", "code"),
+    [(15, 1, "host_out_of_memory"), (15, None, "host_out_of_memory"), (2, 1, "host_out_of_memory"), (2, 0, "killed")],
+)
+def test_a_kill_is_explained_by_what_the_process_held(held: int, kills: int | None, code: str) -> None:
+    told = ingest.explain(
+        ExitRecord(
+            code=None, signal=9, started_at=0, ended_at=1, max_rss_bytes=held * 10**9, cpu_seconds=1,
+            memory_limit_bytes=16 * 10**9, oom_kills=kills,
+        )
+    )  # fmt: skip
+    assert told["code"] == code
+    assert f"held {held}.0 GB of 16.0 GB" in told["message"]
+    assert ("kernel" in told["message"]) == (code != "killed")

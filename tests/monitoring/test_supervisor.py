@@ -7,6 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from controlplane.services.ingest import explain
 from monitoring.agent import Agent
 from monitoring.events import EXIT_PAUSED, Wish
 from monitoring.folders import AttemptFolder
@@ -35,6 +36,19 @@ def test_a_deadly_signal_is_recorded(agent: Agent, home: Path) -> None:
     agent.launch(make_spec(kill_self=int(signal.SIGSEGV)), {})
     record = ended(AttemptFolder(home, 1, 1))
     assert (record["code"], record["signal"]) == (None, signal.SIGSEGV)
+
+
+def test_a_kill_by_another_hand_is_recorded_with_what_the_job_held(agent: Agent, home: Path) -> None:
+    agent.launch(make_spec(kill_self=int(signal.SIGKILL)), {})
+    record = ended(AttemptFolder(home, 1, 1))
+    assert (record["code"], record["signal"]) == (None, signal.SIGKILL)
+    limit = record.get("memory_limit_bytes")
+    assert limit is not None
+    assert record["max_rss_bytes"] < limit <= psutil.virtual_memory().total
+    assert record.get("oom_kills") == 0
+    told = explain(record)
+    assert "somebody else" in told["message"]
+    assert f"{limit / 1e9:.1f} GB" in told["message"]
 
 
 @pytest.mark.parametrize(
