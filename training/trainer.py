@@ -78,6 +78,8 @@ def training_arguments(config: TrainerConfig, precision: Precision, output_dir: 
 class JobTrainer(DividedSteps):
     """The trainer of a run. `counts()` is what it has been given since it was made."""
 
+    is_fsdp_enabled: bool
+
     def __init__(
         self, *, settings: TrainerConfig, ranks: Ranks, save: Save, say: Say, callbacks: list[TrainerCallback],
         **rest: Any,

@@ -64,7 +64,7 @@ class TrainKind(JobKind):
 
     def may_share_processor(self, job: Job) -> bool:
         environment = Run.objects.get(job=job).config.get("environment", {})
-        return environment.get("distributed", "none") != "none"
+        return bool(environment.get("distributed", "none") != "none")
 
     def on_launch(self, job: Job, attempt: Attempt) -> None:
         run = chains.resolve(Run.objects.select_related("chain__base", "chain__current").get(job=job))

@@ -105,7 +105,7 @@ class Rows:
         self._profile = profile
         self._encoder = encoder
         self._limits = limits
-        self._unusable = torch.zeros(len(index), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
+        self._unusable: torch.Tensor = torch.zeros(len(index), dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
         self._recent: OrderedDict[int, tuple[array[int], bytes]] = OrderedDict()
         self._recent_tokens = 0
         self._descriptor = os.open(index.path, os.O_RDONLY | os.O_CLOEXEC)

@@ -22,7 +22,7 @@ WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 ADAPTER_NAME = "default"
 
 
-def whole_weights(model: Any) -> dict[str, torch.Tensor]:
+def whole_weights(model: Any) -> dict[str, Any]:
     """Every weight by its name."""
     return dict(get_model_state_dict(model, options=WHOLE))
 
@@ -34,7 +34,7 @@ def whole_optimizer(model: Any, optimizer: torch.optim.Optimizer) -> dict[str, A
 
 def take_weights(model: Any, folder: Path) -> None:
     """Reads a checkpoint's weights, of the whole model or of its adapter, and takes each rank's part of them."""
-    weights: dict[str, torch.Tensor] = {}
+    weights: dict[str, Any] = {}
     for file in sorted(folder.glob("*.safetensors")):
         weights |= load_file(file)
     if (folder / "adapter_config.json").is_file():

@@ -68,10 +68,12 @@ def main(spec_path: Path, resume: Path | None) -> int:
     except JobPausedError:
         outcome["is_paused"] = True
     except JobFaultError as fault:
-        outcome.update(code=fault.code, message=fault.message, fix=fault.fix, needed_bytes=fault.needed_bytes)
+        told: Outcome = {**outcome, "code": fault.code, "message": fault.message, "fix": fault.fix}
+        outcome = {**told, "needed_bytes": fault.needed_bytes}
     except Exception as error:  # the edge of the process: what nobody foresaw must still be told
         traceback.print_exc(file=sys.stderr)
-        outcome.update(code="internal", message=f"{type(error).__name__}: {error}", fix="See the job's log.")
+        message = f"{type(error).__name__}: {error}"
+        outcome = {**outcome, "code": "internal", "message": message, "fix": "See the job's log."}
     outcome["time"] = time.time()
     write_json(outcome_file(folder, rank), outcome)
     return EXIT_FAULT if outcome["code"] else 0
