@@ -1,12 +1,11 @@
 """Several processes that train one run: the losses of one process, wishes, checkpoints, what becomes of the others.
 
-Two processes with gloo on the processor. They are forked from this one, which has torch already; one test goes the
-whole way, through torchrun's agent and a signal.
+Two processes with gloo on the processor, forked from this one, which has torch already. `test_terminal` goes the whole
+way, through torchrun's agent and a signal.
 """
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,10 +21,9 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from monitoring.attempt import JobFaultError, JobPausedError
-from monitoring.events import EVENTS_FILE, EXIT_PAUSED, Checkpoint, EventWriter, JobSpec, Wish
+from monitoring.events import EVENTS_FILE, Checkpoint, EventWriter, JobSpec, Wish
 from tests.training.attempts import wait_until
 from tests.training.trainjobs import REPOSITORY, TrainJob, make_job, tiny_model
-from training import checkpoints
 from training.config.loader import parse_config
 from training.data.order import FILLER, SeededOrder
 from training.distributed import sharding
@@ -111,23 +109,21 @@ def whole_curve(*attempts: TrainJob) -> dict[int, float]:
     return curve
 
 
-def test_ddp_and_fsdp_draw_the_curve_of_one_process_and_fsdp_goes_on_after_a_pause(
-    tmp_path: Path, alone: TrainJob
-) -> None:
+def test_ddp_and_fsdp_draw_the_curve_of_one_process_through_a_pause(tmp_path: Path, alone: TrainJob) -> None:
     ddp, fsdp = of_two(tmp_path / "ddp", "ddp"), of_two(tmp_path / "fsdp", "fsdp")
-    run_in_two(ddp)
-    again = fsdp.next_attempt()
-    run_in_two(fsdp, again, callbacks=(PauseAt,))
+    after, again = ddp.next_attempt(), fsdp.next_attempt()
+    run_in_two(ddp, after, fsdp, again, callbacks=(PauseAt,))
 
     expected = alone.curve("loss")
     assert list(expected) == list(range(1, 9))
-    for curve in (ddp.curve("loss"), whole_curve(fsdp, again)):
+    for curve in (whole_curve(ddp, after), whole_curve(fsdp, again)):
         assert list(curve) == list(expected)
         assert list(curve.values()) == pytest.approx(list(expected.values()), rel=1e-4)
-    assert max(fsdp.curve("loss")) == 5
-    assert ddp.curve("tokens") == alone.curve("tokens")
+    assert max(fsdp.curve("loss")) == max(ddp.curve("loss")) == 5
+    assert ddp.curve("tokens")[5] == alone.curve("tokens")[5]
+    assert after.curve("tokens")[8] == alone.curve("tokens")[8]
     assert again.curve("tokens")[8] == alone.curve("tokens")[8]
-    assert [body.step for body in ddp.bodies(Checkpoint)] == [3, 6, 8]
+    assert [body.step for body in [*ddp.bodies(Checkpoint), *after.bodies(Checkpoint)]] == [3, 5, 6, 8]
     weights = [torch.load(path, weights_only=True) for path in sorted(fsdp.checkpoints.glob("step-5/optimizer.pt"))]
     assert "model.norm.weight" in weights[0]["state"], "the state of a divided optimizer goes by names"
     assert not list(fsdp.model_dir.parent.glob(".*"))
@@ -140,28 +136,6 @@ def test_the_names_in_an_adapters_file_are_found_in_the_model(tmp_path: Path) ->
     named = {sharding._named(name) for name in load_file(tmp_path / "adapter_model.safetensors")}
     assert named
     assert named <= set(model.state_dict())
-
-
-def test_launched_told_to_pause_and_resumed_it_draws_the_curve_of_one_process(tmp_path: Path, alone: TrainJob) -> None:
-    job = of_two(tmp_path, "ddp").start()
-    job.wait_until(lambda job: max(job.curve("loss"), default=0) >= 2)
-    assert job.process is not None
-    ranks = psutil.Process(job.process.pid).children()
-    assert len(ranks) == 2
-    assert not [c for p in ranks for c in p.net_connections() if c.laddr and c.laddr.ip not in ("127.0.0.1", "::1")]
-    job.tell(signal.SIGTERM)
-    assert job.wait() == EXIT_PAUSED, (job.attempt_dir / "log.txt").read_text()
-    reached = max(job.curve("loss"))
-    assert checkpoints.verify(checkpoints.path_of(job.checkpoints, reached)).step == reached
-    assert {path.name for path in job.attempt_dir.iterdir()} == {EVENTS_FILE, "log.txt", "spec.json"}
-    seqs = [event.seq for event in job.events()]
-    assert seqs == list(range(1, len(seqs) + 1))
-    assert not psutil.pid_exists(ranks[0].pid) and not psutil.pid_exists(ranks[1].pid)
-
-    again = job.next_attempt()
-    run_in_two(again)
-    curve = whole_curve(job, again)
-    assert list(curve.values()) == pytest.approx(list(alone.curve("loss").values()), rel=1e-4)
 
 
 def test_a_filler_makes_batches_whole_and_the_order_stays() -> None:

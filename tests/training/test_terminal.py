@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from monitoring.events import EXIT_PAUSED, Metrics, Resumed, decode_event, read_lines
@@ -24,6 +25,8 @@ SETTINGS = [
     "--method=full", "--learning_rate=3e-3", "--max_steps=40", "--per_device_train_batch_size=4", "--save_steps=40",
     "--nice=0", "--cpu_threads=1", "--max_length=256",
 ]  # fmt: skip
+
+BATCH_OF_8 = ["--per_device_train_batch_size=8"]
 
 
 def write_table(path: Path) -> Path:
@@ -50,13 +53,13 @@ def losses(attempt: Path) -> dict[int, float]:
     return {body.step: body.values["loss"] for body in bodies if isinstance(body, Metrics) and "loss" in body.values}
 
 
-def test_interrupted_and_resumed_it_leaves_the_folder_of_a_run(
+def test_two_processes_interrupted_and_resumed_as_one_leave_the_folder_of_a_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
     table = write_table(tmp_path / "chats.csv.gz")
     call = ["--dataset", str(table), "--model", str(tiny_model()), "--output", str(output), *SETTINGS]
-    command = [sys.executable, "-m", "training", "train", *call]
+    command = [sys.executable, "-m", "training", "train", *call, "--gpus=2", "--distributed=ddp"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=REPOSITORY, env=env, stderr=subprocess.PIPE, text=True) as process:
         first = output / "attempts" / "1"
@@ -64,9 +67,16 @@ def test_interrupted_and_resumed_it_leaves_the_folder_of_a_run(
         while len(losses(first)) < 3:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.02)
+        ranks = psutil.Process(process.pid).children()
+        connections = [connection for rank in ranks for connection in rank.net_connections()]
+        assert {connection.laddr.ip for connection in connections} <= {"127.0.0.1", "::1"}
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == EXIT_PAUSED
+    assert process.returncode == EXIT_PAUSED, said
+    assert len(ranks) == 2
+    assert not any(psutil.pid_exists(rank.pid) for rank in ranks)
+    seqs = [decode_event(line).seq for line in read_lines(first / "events.jsonl", 0)[0].splitlines()]
+    assert seqs == list(range(1, len(seqs) + 1))
     assert "60 rows of chats.csv.gz (csv" in said
     assert "loss=" in said and "lr=" in said and "tokens/s=" in said
     assert f"Go on with: python -m training train --output {output} --resume" in said
@@ -75,7 +85,7 @@ def test_interrupted_and_resumed_it_leaves_the_folder_of_a_run(
     assert json.loads((first / "exit.json").read_text())["code"] == EXIT_PAUSED
     table.unlink()
 
-    assert run.main(["--output", str(output), "--resume"]) == 0
+    assert run.main(["--output", str(output), "--resume", "--distributed=none", "--gpus=0", *BATCH_OF_8]) == 0
     said = capfd.readouterr().err
     assert f"The model is in {output / 'model'}." in said
     second = output / "attempts" / "2"
@@ -83,7 +93,8 @@ def test_interrupted_and_resumed_it_leaves_the_folder_of_a_run(
     assert list(losses(second)) == list(range(reached + 1, 41))
     assert losses(second)[40] < 2.0
     assert {path.name for path in output.iterdir()} == {"attempts", "checkpoints", "dataset", "model"}
-    assert {path.name for path in second.iterdir()} == {"events.jsonl", "exit.json", "log.txt", "spec.json"}
+    for attempt in (first, second):
+        assert {path.name for path in attempt.iterdir()} == {"events.jsonl", "exit.json", "log.txt", "spec.json"}
     assert checkpoints.verify(checkpoints.path_of(output / "checkpoints", 40)).step == 40
     assert json.loads((output / "model" / "pilothouse.json").read_text())["base"]["id"] == tiny_model().name
 

@@ -8,7 +8,7 @@ from monitoring.events import Wish
 from training.callbacks.safety import Safety
 from training.distributed.ranks import Ranks
 
-FLAGS = ("should_log", "should_evaluate", "should_save", "should_training_stop")
+FLAGS = ("should_log", "should_evaluate", "should_save", "should_epoch_stop", "should_training_stop")
 WISHES = (None, Wish.STOP, Wish.PAUSE)
 
 
