@@ -24,6 +24,12 @@ WORDS = ("template", "model", "name", "generator", "generator_version", "config"
 CONTINUE = "continue_from_current"
 """As the replaced system called it: true for the chain DEFAULT_CHAIN, or the name of another one."""
 
+OWN = {
+    "data.train_dataset": "the file itself is the dataset.",
+    "output.output_dir": "a run's folder is Pilothouse's own choice.",
+}
+"""Settings that a file of the inbox decides by being there; older configurations have them, so they are named only."""
+
 DEFAULT_EVAL_FRACTION = 0.05
 ENDINGS = frozenset(datasets.SUFFIXES)
 
@@ -48,9 +54,11 @@ class InboxOptions:
         if isinstance(said.get("config"), dict):
             rest = {**said["config"], **rest}
         config, left_out = _by_section(rest)
+        start = _taken_out(config, "model.model")
+        own = tuple(f"{path}: {why}" for path, why in OWN.items() if _taken_out(config, path))
         return cls(
-            said, words.get("template", ""), words.get("model", ""), words.get("name", ""),
-            Lineage(words.get("generator", ""), words.get("generator_version", "")), config, left_out,
+            said, words.get("template", ""), words.get("model", "") or str(start or ""), words.get("name", ""),
+            Lineage(words.get("generator", ""), words.get("generator_version", "")), config, left_out + own,
         )  # fmt: skip
 
     def dataset_name(self, filename: str) -> str:
@@ -136,3 +144,13 @@ def _by_section(rest: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         "chain": DEFAULT_CHAIN if chain is True else chain,
     }
     return left, dropped
+
+
+def _taken_out(config: dict[str, Any], path: str) -> Any:
+    """The value of a setting, which is no longer in the configuration then; None where it wasn't."""
+    section, name = path.split(".")
+    held = config.get(section)
+    if not isinstance(held, dict) or name not in held:
+        return None
+    config[section] = {key: value for key, value in held.items() if key != name}
+    return held[name]

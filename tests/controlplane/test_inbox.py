@@ -225,6 +225,19 @@ def test_a_file_that_passes_starts_a_run_of_its_priority_with_its_own_settings(f
     assert inbox_files.held_rows() == []
 
 
+def test_a_configuration_of_the_replaced_system_is_taken_as_it_is(folder: Path) -> None:
+    make_model("smollm2")
+    put(folder / "chats.jsonl")
+    old = {"base_model": "smollm2", "dataset": "12", "epochs": 2, "output_dir": "/srv/out", "wandb_project": "ships"}
+    (folder / "chats.jsonl.json").write_text(json.dumps(old))
+    inbox.work()
+    assert all(name in only().reason for name in ("wandb_project", "data.train_dataset", "output.output_dir"))
+    pass_validation(only().dataset)
+    inbox.work()
+    run = Run.objects.get()
+    assert (run.model.name, run.config["hyperparams"]["num_train_epochs"]) == ("smollm2", 2.0)
+
+
 def test_without_a_template_a_file_becomes_a_dataset_alone(folder: Path) -> None:
     put(folder / "chats.jsonl")
     inbox.work()

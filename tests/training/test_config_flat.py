@@ -18,6 +18,9 @@ OLD = {
     "profile": "emoji_think", "update_interval": 1, "wandb_project": "ships", "hf_token": "hf_abc", "sead": 1,
 }  # fmt: skip
 
+CHAINS = {True: "current_model", "night": "night"}
+"""What `continue_from_current` may say, and the chain that is meant."""
+
 AMBIGUOUS = {"profile.name", "profile.version", "profile.options"}
 """Settings whose bare name means something else in a flat file."""
 
@@ -25,6 +28,11 @@ AMBIGUOUS = {"profile.name", "profile.version", "profile.options"}
 def moved(value: dict[str, Any]) -> dict[str, Any]:
     """The settings that a flat file sets, by path."""
     return {path: held for path, held, source in explain(load(value)) if source == "json"}
+
+
+@pytest.mark.parametrize(("said", "chain"), CHAINS.items())
+def test_continuing_from_the_current_model_is_a_chain(said: bool | str, chain: str) -> None:
+    assert moved({"continue_from_current": said, "epochs": 1})["model.chain"] == chain
 
 
 def test_every_key_is_moved_or_named_with_the_reason() -> None:

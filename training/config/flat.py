@@ -307,6 +307,13 @@ def _switch(name: str) -> Callable[[Any, Mapping[str, Any]], list[Moved] | str]:
     return read
 
 
+def _chain(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
+    """`continue_from_current: true`: the one chain that there was, or another by its name."""
+    if isinstance(value, str):
+        return [("model.chain", value)]
+    return [("model.chain", "current_model")] if value is True else []
+
+
 def _best(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
     word = str(value).removeprefix("train_")
     return [("output.metric_for_best_model", {"val_loss": "eval_loss", "validation_loss": "eval_loss"}.get(word, word))]
@@ -321,6 +328,7 @@ _CHANGED: dict[str, Callable[[Any, Mapping[str, Any]], list[Moved] | str]] = {
     "use_lora": _lora, "lora": _lora, "use_peft": _lora, "full_finetune": _full, "full_finetuning": _full,
     "quantization": _quantization, "quantization_bits": _quantization, "quantize": _quantization,
     "use_flash_attention": _flash, "flash_attention": _flash, "use_flash_attn": _flash, "flash_attn": _flash,
+    "continue_from_current": _chain, "continue_from_current_model": _chain,
     "early_stopping": _early_stopping, "metric_for_best_model": _best, "best_metric": _best,
     "emoji_think": _switch("emoji_think"), "use_emoji_think": _switch("emoji_think"),
     "emoji_mode": _switch("emoji_think"), "regime3": _switch("regime3"), "use_regime3": _switch("regime3"),
