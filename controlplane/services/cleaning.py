@@ -166,7 +166,7 @@ def _models(home: Path, now: float) -> Iterator[Leftover]:
             continue  # not named by us
         row = LanguageModel.objects.filter(uuid=uuid).select_related("job", "run__job").first()
         hidden = path.name.startswith(".")
-        maker = row and (row.job or (row.run.job if row.run else None))
+        maker = None if row is None else row.job or (row.run.job if row.run else None)
         if row is None:
             yield from _old(home, path, now, "model", "no model is listed under it")
         elif hidden and (maker is None or (maker.has_ended and not _lives(home, maker.pk))):

@@ -177,8 +177,8 @@ def _missing_bytes(items: list[Item], held: dict[str, int]) -> int:
 
 
 def _copy(place: SnapshotStore, item: Item, held: dict[str, int], progress: JobProgress) -> dict[str, Any]:
-    known, files = item.known_hashes(), {}
-    present = item.files()
+    known, present = item.known_hashes(), item.files()
+    files: dict[str, dict[str, Any]] = {}
     if missing := sorted(set(known) - set(present)):
         raise DamagedError(f"{', '.join(missing[:3])} of {item.title} is missing: it was not copied.")
     for name, path in present.items():

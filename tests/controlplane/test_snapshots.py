@@ -216,7 +216,7 @@ def test_the_days_snapshot_is_queued_once_and_taken_by_the_duty(folder: Path) ->
     write_model("precious")
     assert snapshots.plan_due() is not None
     assert snapshots.plan_due() is None
-    done = Job.objects.get(pk=inner_jobs.work())
+    done = jobs.get(inner_jobs.work() or 0)
     assert (done.status, done.kind, done.result["items"]) == (Status.DONE, Kind.BACKUP, 1)  # type: ignore[index]
     assert snapshots.plan_due() is None
     Job.objects.update(created_at=timezone.now() - timedelta(days=1, minutes=1))
