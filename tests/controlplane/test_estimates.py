@@ -113,6 +113,16 @@ def test_a_model_without_sizes_is_not_guessed_at() -> None:
     assert "num_hidden_layers" in found["reason"]
 
 
+def test_bits_that_only_a_gpu_can_hold_are_refused_where_there_is_none() -> None:
+    host, model, dataset = factories.make_host("plain"), make_model(), make_dataset()
+    config = {"model": {"load_in_4bit": True}}
+    found = estimates.estimate(ACTOR, dataset=dataset.pk, model=model.name, config=config)
+    assert (found["verdict"], found["reason"]) == ("does not fit", estimates.NEEDS_CARD)
+    factories.make_gpu(host)
+    found = estimates.estimate(ACTOR, dataset=dataset.pk, model=model.name, config=config)
+    assert found["verdict"] == "fits"
+
+
 def test_it_takes_the_role_use() -> None:
     with pytest.raises(ForbiddenError):
         estimates.estimate(Actor("reader", Role.READ), dataset=make_dataset().pk, model=make_model().name)
