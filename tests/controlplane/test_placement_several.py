@@ -30,3 +30,15 @@ def test_without_cards_its_processes_share_the_processor() -> None:
     host = factories.make_host("box")
     assert placed(distributed="ddp", gpus=2) == Place(host, ())
     assert placed(distributed="none", gpus=2) == "asks for 2 GPUs, box has none"
+
+
+def test_several_processes_are_asked_for_by_the_api_and_several_hosts_are_refused() -> None:
+    client = factories.make_client("use")
+    body = {"name": "first", "dataset": factories.make_dataset().pk, "model": factories.make_model().name}
+    config = {"environment": {"distributed": "fsdp", "gpus": 4}}
+    made = client.post("/api/runs", {**body, "config": config}, content_type="application/json")
+    assert made.status_code == 201, made.content
+    config = {"environment": {"distributed": "fsdp", "num_nodes": 2}}
+    refused = client.post("/api/runs", {**body, "config": config}, content_type="application/json")
+    assert refused.status_code == 422
+    assert "A run trains on one host: leave environment.num_nodes at 1." in refused.content.decode()
