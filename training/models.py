@@ -110,7 +110,9 @@ def load_base(folder: Path, config: TrainerConfig) -> Any:
         )
     except SafetensorError as error:
         raise JobFaultError(
-            "model_damaged", f"{_damaged(folder)} is damaged: {error}.", "Fetch or copy the model again."
+            "model_damaged",
+            f"{_damaged(folder)} is damaged and can't be loaded: {error}.",
+            "Fetch or copy the model again.",
         ) from error
     except (OSError, KeyError) as error:
         raise JobFaultError("model_missing", f"The model in {folder} can't be loaded: {error}", _FETCH_AGAIN) from error
