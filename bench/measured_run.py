@@ -47,8 +47,9 @@ def main(spec_path: Path) -> int:
 
     watch = Watch()
     baseline = resident("VmRSS")
-    plain = engine.load_callbacks
-    engine.load_callbacks = lambda: [*plain(), watch]
+    plugins: Any = engine
+    plain = plugins.load_callbacks
+    plugins.load_callbacks = lambda: [*plain(), watch]
     code = train(spec_path)
     figures = {"baseline": baseline, "loaded": watch.loaded, "trained": watch.trained, "whole": resident("VmHWM")}
     sys.stdout.write("\n" + json.dumps(figures) + "\n")

@@ -75,7 +75,8 @@ class DividedSteps(Trainer):  # type: ignore[misc]
 
     def _evaluated_in_parts(self, model: Any, inputs: Batch) -> torch.Tensor:
         """The mean loss a target: each part's, weighted by its targets."""
-        losses, counts = [], []
+        losses: list[torch.Tensor] = []
+        counts: list[torch.Tensor] = []
         for piece in self._pieces(inputs):
             loss, _, _ = super().prediction_step(model, piece, True)
             losses.append(loss)

@@ -19,9 +19,7 @@ from training.estimate.memory import Place, estimate_memory
 from training.estimate.shape import ModelShape, UnknownShapeError, read_shape
 
 RUNS_LOOKED_AT = 20
-NEEDS_CARD = "8 and 4 bits a weight need a GPU, and no host that answers has one: turn model.load_in_8bit and 4bit off."
-    "8 and 4 bits a weight need a GPU, and no host that answers has one: turn load_in_8bit and load_in_4bit off."
-)
+NEEDS_CARD = "8 and 4 bits a weight need a GPU, and no host that answers has one: turn them off."
 
 
 class FreeMemory(TypedDict):

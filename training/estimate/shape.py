@@ -51,7 +51,8 @@ class ModelShape:
 def read_shape(folder: Path) -> ModelShape:
     """The shape of the model in a folder. Raises UnknownShapeError."""
     config = _config(folder)
-    inner = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    nested = config.get("text_config")
+    inner: dict[str, Any] = nested if isinstance(nested, dict) else config
     parameters = count_parameters(folder)
     hidden = _size(inner, "hidden_size", "n_embd", "d_model")
     heads = _size(inner, "num_attention_heads", "n_head", "num_heads")
