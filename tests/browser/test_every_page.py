@@ -13,7 +13,7 @@ PAGES = (
     "/", "/runs/", "/runs/new", "/runs/{run}/", "/models/", "/models/add", "/models/at/tiny", "/datasets/",
     "/datasets/upload", "/datasets/{dataset}/", "/datasets/{dataset}/preview", "/chat", "/queue/", "/hosts/",
     "/hosts/{host}/", "/alerts/", "/alerts/rules", "/alerts/routes", "/power/", "/power/sweeps/", "/runs/sweeps/",
-    "/runs/sweeps/new", "/runs/templates/", "/settings/",
+    "/queue/inbox/", "/runs/sweeps/new", "/runs/templates/", "/settings/",
     "/settings/people", "/settings/keys", "/settings/values", "/settings/audit", "/settings/doctor",
     "/settings/storage", "/settings/storage/leftovers", "/settings/snapshots",
     "/api/docs",

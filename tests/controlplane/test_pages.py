@@ -30,7 +30,7 @@ ROLES = ("read", "use", "admin")
 EVERYBODYS = (
     "/", "/runs/", "/runs/new", "/runs/{run}/", "/models/", "/models/add", "/models/at/{model}", "/datasets/",
     "/datasets/upload", "/datasets/generators", "/datasets/{dataset}/", "/datasets/{dataset}/preview", "/chat",
-    "/queue/", "/hosts/",
+    "/queue/", "/queue/inbox/", "/hosts/",
     "/hosts/{host}/", "/hosts/{host}/gpus/0", "/power/", "/power/cards", "/settings/",
     "/settings/values", "/password", "/navigation",
     "/bridge/instruments", "/bridge/running", "/bridge/work", "/bridge/lately",
