@@ -27,9 +27,9 @@ NF4_BYTES = 0.5 + 4 / 64
 INT8_BYTES = 1.0 + 0.01
 CPU_PROCESS_BYTES = 420_000_000
 """Measured: Python with torch, transformers and the trainer loaded, before there is a model."""
-CPU_ADAPTER_SLACK = 1.6
-"""Measured on a processor: the C library's allocator holds so many times what an adapter's run keeps of activations,
-for its many short-lived pieces lie between them (with MALLOC_MMAP_THRESHOLD_=262144 the factor is 1.0)."""
+CPU_ADAPTER_SLACK = 0.6
+"""Measured on a processor: so much of what the layers of an adapter's run compute lies in the C library's allocator as
+holes between short-lived pieces, checkpointed or not (with MALLOC_MMAP_THRESHOLD_=262144 it is 0)."""
 CUDA_CONTEXT_BYTES = 900_000_000
 """Assumed, not measured here: context, kernels and cuBLAS's workspace on the card."""
 
@@ -72,8 +72,7 @@ def estimate_memory(shape: ModelShape, config: TrainerConfig, longest_tokens: in
     gradients = round(FP32 * trained / sharing)
     optimizer = round(OPTIMIZER_BYTES[config.hyperparams.optim] * trained / sharing)
     kept, transient = _activations(shape, config, formats, tokens)
-    slack = CPU_ADAPTER_SLACK if place.device == "cpu" and config.model.method == "lora" else 1.0
-    kept, transient = round(kept * slack * batch * tokens), round(transient * slack * batch * tokens)
+    kept, transient = round(kept * batch * tokens), round(transient * batch * tokens)
     if config.environment.distributed == "none":
         kept = round(kept / place.gpus)
     logits = round(_logit_bytes(formats) * shape.vocabulary * batch * tokens)
@@ -86,6 +85,9 @@ def estimate_memory(shape: ModelShape, config: TrainerConfig, longest_tokens: in
     per_weight = STEP_BYTES.get(config.hyperparams.optim, 0.0) if place.device == "cuda" else 0.0
     in_step = gradients + round(per_weight * trained / sharing)
     overhead = CUDA_CONTEXT_BYTES if place.device == "cuda" else CPU_PROCESS_BYTES
+    if place.device == "cpu" and config.model.method == "lora":
+        layers = shape.layers * _layer_bytes(shape, config, formats, tokens)
+        overhead += round(CPU_ADAPTER_SLACK * layers * batch * tokens)
     return MemoryEstimate(
         weights=weights,
         gradients=gradients,
