@@ -120,7 +120,7 @@ def report() -> dict[str, Any]:
     home = Path(django_settings.HOME)
     disk = shutil.disk_usage(home)
     found = measured(home)
-    base = {"home": str(home), "disk_bytes": disk.total, "free_bytes": disk.free, "used_bytes": disk.used}
+    base = {"home": str(home), "disk_bytes": disk.total, "free_bytes": disk.free, "used_bytes": disk.total - disk.free}
     if found is None:
         return {**base, "measured_at": None, "seconds": None, "bytes": None, "kinds": [], "largest": []}
     places = [place for place in found.places if place.size.bytes]
