@@ -4,7 +4,8 @@ A template holds what a person chose, not what a run has of its own: `output_dir
 of its own) and the locked facts of the model are left out; dataset and model stand beside the configuration.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -193,20 +194,15 @@ def _changeable(actor: Actor, template_id: int) -> RunTemplate:
     return row
 
 
-class _unique:  # noqa: N801 - reads as a phrase where it is used
+@contextmanager
+def _unique(name: str) -> Iterator[None]:
     """Turns a name that is taken into a sentence."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, IntegrityError):
-            raise ConflictError(
-                f"There is already a run template {self.name!r}. Choose another name, or change that one."
-            ) from error
+    try:
+        yield
+    except IntegrityError as error:
+        raise ConflictError(
+            f"There is already a run template {name!r}. Choose another name, or change that one."
+        ) from error
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +46,13 @@ def gpus(tmp_path_factory: pytest.TempPathFactory) -> FakeGpus:
     return fake
 
 
-@pytest.fixture(scope="session")
-def simulated_product(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path, gpus: FakeGpus
-) -> Iterator[Product]:
-    """A product, shared, whose agent finds the stand-in for NVML; sudo and nvidia-smi are stand-ins too.
+@contextmanager
+def on_simulated_gpus(running: Product, gpus: FakeGpus, *, count: int) -> Iterator[Product]:
+    """Runs a product whose agent finds the stand-in for NVML, once it shows `count` cards.
 
-    Leave the cards without faults and with both there.
+    sudo and nvidia-smi are stand-ins too.
     """
-    folder = tmp_path_factory.mktemp("simulated")
-    running = Product(folder, tiny_model, static_home)
-    library = build_nvml(folder)
+    library = build_nvml(gpus.path.parent)
     running.environment |= {
         "LD_LIBRARY_PATH": str(library.parent),
         "FAKE_NVML": str(gpus.path),
@@ -64,7 +60,17 @@ def simulated_product(
     }
     with running:
         with running.client("read") as client:
-            wait_for("the GPUs", lambda: len(client.get("/api/gpu").json()["gpus"]) == 2)
+            wait_for("the GPUs", lambda: len(client.get("/api/gpu").json()["gpus"]) == count)
+        yield running
+
+
+@pytest.fixture(scope="session")
+def simulated_product(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path, gpus: FakeGpus
+) -> Iterator[Product]:
+    """A product on simulated GPUs, shared. Leave the cards without faults and with both there."""
+    product = Product(tmp_path_factory.mktemp("simulated"), tiny_model, static_home)
+    with on_simulated_gpus(product, gpus, count=2) as running:
         yield running
 
 

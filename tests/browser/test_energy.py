@@ -1,7 +1,6 @@
 """Energy of a run and a power sweep on a host with a (simulated) GPU whose draw follows a known curve."""
 
 import math
-import os
 import re
 import threading
 import time
@@ -13,8 +12,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import OpenPage
-from tests.fakes.gpus import FAKES, FakeGpus, build_nvml
+from tests.browser.conftest import OpenPage, on_simulated_gpus
+from tests.fakes.gpus import FakeGpus
 from tests.product import Product, wait_for
 from tests.tiny import write_style_dataset
 
@@ -63,16 +62,9 @@ def gpus(tmp_path_factory: pytest.TempPathFactory) -> FakeGpus:
 def product(
     tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path, gpus: FakeGpus
 ) -> Iterator[Product]:
-    """A product whose agent finds the stand-in for NVML."""
-    folder = tmp_path_factory.mktemp("energy")
-    running = Product(folder, tiny_model, static_home)
-    running.environment |= {
-        "LD_LIBRARY_PATH": str(build_nvml(folder).parent), "FAKE_NVML": str(gpus.path),
-        "PATH": f"{FAKES}{os.pathsep}{os.environ['PATH']}",
-    }  # fmt: skip
-    with running:
-        with running.client("read") as client:
-            wait_for("the GPU", lambda: client.get("/api/gpu").json()["gpus"])
+    """A product on that card."""
+    product = Product(tmp_path_factory.mktemp("energy"), tiny_model, static_home)
+    with on_simulated_gpus(product, gpus, count=1) as running:
         yield running
 
 

@@ -217,7 +217,8 @@ def test_the_days_snapshot_is_queued_once_and_taken_by_the_duty(folder: Path) ->
     assert snapshots.plan_due() is not None
     assert snapshots.plan_due() is None
     done = jobs.get(inner_jobs.work() or 0)
-    assert (done.status, done.kind, done.result["items"]) == (Status.DONE, Kind.BACKUP, 1)  # type: ignore[index]
+    assert done.result is not None
+    assert (done.status, done.kind, done.result["items"]) == (Status.DONE, Kind.BACKUP, 1)
     assert snapshots.plan_due() is None
     Job.objects.update(created_at=timezone.now() - timedelta(days=1, minutes=1))
     assert snapshots.plan_due() is not None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from transformers import TrainingArguments, get_scheduler
 from transformers.trainer import Trainer
 
@@ -62,7 +62,7 @@ def test_the_steps_are_those_of_the_trainer(
         num_train_epochs=epochs, max_steps=max_steps, use_cpu=True, report_to=[],
     )  # fmt: skip
     trainer = Trainer(model=torch.nn.Linear(1, 1), args=arguments)
-    loader: DataLoader[Any] = DataLoader(range(found.train_examples), batch_size=batch)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(TensorDataset(torch.zeros(found.train_examples)), batch_size=batch)
     values = trainer.set_initial_training_values(arguments, loader)
     assert (found.steps_per_epoch, found.total_steps) == (values[1], values[6])
     assert found.effective_batch == values[4]

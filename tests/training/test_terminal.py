@@ -100,13 +100,9 @@ def test_two_processes_interrupted_and_resumed_as_one_leave_the_folder_of_a_run(
 
 
 def test_a_second_interrupt_ends_at_once() -> None:
-    wishes, said = Wishes(), []
-
-    class Listener:
-        def say(self, text: str) -> None:
-            said.append(text)
-
-    with pytest.raises(KeyboardInterrupt), run._interruptible(wishes, Listener()):  # type: ignore[arg-type]
+    wishes = Wishes()
+    said: list[str] = []
+    with pytest.raises(KeyboardInterrupt), run._interruptible(wishes, said.append):
         os.kill(os.getpid(), signal.SIGINT)
         assert wishes.told is not None
         os.kill(os.getpid(), signal.SIGINT)

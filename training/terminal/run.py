@@ -21,7 +21,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -219,7 +219,7 @@ def _train(spec_path: Path, asked: Asked) -> int:
     with (
         _output_to(folder / LOG_FILE) as terminal,
         Screen(folder / EVENTS_FILE, terminal) as screen,
-        _interruptible(wishes, screen),
+        _interruptible(wishes, screen.say),
     ):
         try:
             code = job.main(spec_path, wishes)
@@ -248,14 +248,14 @@ def _conclude(code: int, asked: Asked, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible(wishes: Wishes, screen: Screen) -> Iterator[None]:
+def _interruptible(wishes: Wishes, say: Callable[[str], None]) -> Iterator[None]:
     """Ctrl-C once is the wish PAUSE; twice, the block is left by KeyboardInterrupt."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if wishes.told is Wish.PAUSE:
             raise KeyboardInterrupt
         wishes.tell(Wish.PAUSE)
-        screen.say("Ends after this step with a checkpoint. Ctrl-C again ends at once.")
+        say("Ends after this step with a checkpoint. Ctrl-C again ends at once.")
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:

@@ -5,7 +5,7 @@ from typing import Any
 from ninja import Field, Schema
 from pydantic import ConfigDict
 
-from controlplane.api.schemas.runs import RunDataset
+from controlplane.api.schemas.runs import CreateRun, RunDataset
 
 
 class SaveTemplate(Schema):
@@ -76,19 +76,11 @@ class RunDiff(Schema):
     differences: list[SettingDifference]
 
 
-class PreviewRun(Schema):
-    """As for `POST /api/runs`; nothing is started."""
-
-    model_config = ConfigDict(extra="forbid")
+class PreviewRun(CreateRun):
+    """As for `POST /api/runs`, where a name isn't needed; nothing is started. An empty profile is the template's."""
 
     name: str = ""
-    template: int | str | None = None
-    based_on: int | None = None
-    dataset: int | str | None = None
-    model: str = ""
     profile: str = ""
-    priority: str = "normal"
-    config: dict[str, Any] = Field(default_factory=dict)
 
 
 class RateCurve(Schema):

@@ -31,6 +31,12 @@ class PageForm(forms.Form):
         if field is not None:
             self._mark(field)
 
+    def offer(self, name: str, choices: list[tuple[str, str]]) -> None:
+        """Gives a field of choice its choices: keys and words."""
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
+        field.choices = choices
+
     def _mark(self, name: str) -> None:
         if name in self.fields:
             widget = self.fields[name].widget

@@ -38,10 +38,8 @@ class ModelForm(PageForm):
     def __init__(self, role: Role, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if role < Role.ADMIN:
-            field = self.fields["source"]
-            assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
-            field.choices = [(key, word) for key, word in SOURCES.items() if key != "directory"]
-            field.help_text = "An admin can also register a folder on this host."
+            self.offer("source", [(key, word) for key, word in SOURCES.items() if key != "directory"])
+            self.fields["source"].help_text = "An admin can also register a folder on this host."
 
     def clean(self) -> dict[str, Any]:
         """Wants what the source needs, and takes a name from it where none was typed."""

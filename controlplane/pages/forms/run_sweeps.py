@@ -120,18 +120,13 @@ class RunSweepForm(PageForm):
         runs: Iterable[Run], *args: Any, **kwargs: Any,
     ) -> None:  # fmt: skip
         super().__init__(*args, **kwargs)
-        self._choose("dataset", [(str(row.pk), f"{row} · {row.examples:,} examples") for row in datasets])
-        self._choose("model", [(row.name, row.name) for row in models])
-        self._choose("profile", [("", "that of the settings, or plain"), *((name, name) for name in profile_names())])
+        self.offer("dataset", [(str(row.pk), f"{row} · {row.examples:,} examples") for row in datasets])
+        self.offer("model", [(row.name, row.name) for row in models])
+        self.offer("profile", [("", "that of the settings, or plain"), *((name, name) for name in profile_names())])
         starts: list[tuple[str, Any]] = [("", "the defaults")]
         starts += [(f"template:{row.pk}", f"template {row.name}") for row in templates]
         starts += [(f"run:{row.pk}", f"run {row}") for row in runs]
-        self._choose("start", starts)
-
-    def _choose(self, name: str, options: list[tuple[str, str]]) -> None:
-        field = self.fields[name]
-        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
-        field.choices = options
+        self.offer("start", starts)
 
     def clean_config(self) -> dict[str, Any]:
         """The typed JSON as an object of objects. Raises ValidationError."""

@@ -194,9 +194,8 @@ class RunForm(PageForm):
                     dress(field.widget)
 
     def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
-        field = self.fields[name]
-        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
-        field.choices = self._choices[name] = choices
+        self._choices[name] = choices
+        self.offer(name, choices)
 
     def head(self) -> list[BoundField]:
         """What a run is made of."""

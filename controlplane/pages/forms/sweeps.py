@@ -29,6 +29,4 @@ class SweepForm(PageForm):
 
     def __init__(self, engines: Iterable[tuple[Deployment, Gpu]], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        field = self.fields["model"]
-        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
-        field.choices = [(row.model.name, f"{row.model.name} · {power.label(card)}") for row, card in engines]
+        self.offer("model", [(row.model.name, f"{row.model.name} · {power.label(card)}") for row, card in engines])
