@@ -53,7 +53,8 @@ def test_one_that_a_model_is_made_of_is_kept_until_that_is_deleted(run: Run) -> 
     model = models.register_checkpoint(SYSTEM, run, checkpoints.get(run, 20), "made-of-it")
     assert is_kept(folder)
     assert not checkpoints.is_pinned(checkpoints.get(run, 20))
-    Job.objects.filter(pk=model.job_id).update(status=Status.FAILED)
+    assert model.job is not None
+    Job.objects.filter(pk=model.job.pk).update(status=Status.FAILED)
     models.delete(SYSTEM, "made-of-it")
     assert not is_kept(folder)
 
