@@ -23,7 +23,7 @@ def work() -> int | None:
         return None  # as nearly always: one small question a second
     for left in Job.objects.filter(kind__in=INNER, status=Status.RUNNING):
         _take_up(left)
-    job = next((row for row in jobs.queue() if row.kind in INNER), None)
+    job = next(iter(jobs.queue(INNER)), None)
     if job is None:
         return None
     try:

@@ -4,6 +4,7 @@ A run of a chain starts from the weights that the last finished one left. Which 
 launched, not when it is queued; one run of a chain goes at a time, and a run that fails leaves the chain where it was.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
@@ -59,10 +60,10 @@ def facts(chain: Chain) -> dict[str, Any]:
 # --- When a run is queued ---------------------------------------------------------------------------------------------
 
 
-def name_in(config: dict[str, Any]) -> str:
+def name_in(config: Mapping[str, Any]) -> str:
     """The chain that a configuration, nested by section, names; nothing where it names none."""
     section = config.get("model")
-    return str(section.get("chain") or "").strip() if isinstance(section, dict) else ""
+    return str(section.get("chain") or "").strip() if isinstance(section, Mapping) else ""
 
 
 def start_model(name: str, model: str) -> str:

@@ -5,6 +5,7 @@ A mark is a file `keep.*` beside the manifest, which the retention of the traini
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from django.db import transaction
@@ -28,7 +29,11 @@ def folder_of(row: Checkpoint) -> Path:
 
 def is_kept(row: Checkpoint) -> bool:
     """Whether retention leaves it alone: pinned, or made into a model, or being copied now."""
-    return any(folder_of(row).glob("keep.*"))
+    return _has_marks(folder_of(row))
+
+
+def _has_marks(folder: Path) -> bool:
+    return any(folder.glob("keep.*"))
 
 
 def is_pinned(row: Checkpoint) -> bool:
@@ -85,20 +90,29 @@ def delete(actor: Actor, run: Run, step: int) -> None:
     last = run.checkpoints.filter(gone_at=None).order_by("-step").first()
     if not run.job.has_ended and last is not None and last.step == step:
         raise ConflictError(f"Run {run.pk} goes on from step {step}: this checkpoint stays until the run has ended.")
-    if is_kept(row):
-        raise ConflictError(
-            f"The checkpoint of step {step} is kept: unpin it, or delete the model that was made of it, first."
-        )
-    folder = folder_of(row)
-    aside = folder.with_name(f".{folder.name}.gone")
+    aside = _put_aside(row)
     with transaction.atomic():
         Checkpoint.objects.filter(pk=row.pk).update(gone_at=timezone.now())
         audit(actor, "checkpoint.delete", f"run {run.pk} step {step}", bytes=row.bytes)
         publish(f"run:{run.pk}", "checkpoint", {"step": step, "gone": True})
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _put_aside(row: Checkpoint) -> Path:
+    """Renames it to what a process that begins would clear away. Raises ConflictError for one that is kept, also when
+    it was marked at this moment."""
+    folder = folder_of(row)
+    aside = folder.with_name(f".{folder.name}.gone")
+    if not is_kept(row):
+        shutil.rmtree(aside, ignore_errors=True)
+        with suppress(FileNotFoundError):  # it may have gone by another way
+            folder.rename(aside)
+        if not _has_marks(aside):
+            return aside
+        aside.rename(folder)
+    raise ConflictError(
+        f"The checkpoint of step {row.step} is kept: unpin it, or delete the model that was made of it, first."
+    )
 
 
 def _require_owner(actor: Actor, run: Run) -> None:

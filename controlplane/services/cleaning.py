@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,10 @@ from controlplane.errors import ConflictError
 from controlplane.models import Attempt, Dataset, Job, LanguageModel, Run, Upload
 from controlplane.models.access import Actor, Role
 from controlplane.models.jobs import ENDED, Kind, Status
-from controlplane.services import jobs, settings
+from controlplane.services import inbox_files, jobs, settings
 from controlplane.services.access import audit
 from controlplane.services.disk_walk import measure
+from controlplane.services.home_lock import alone
 from controlplane.services.job_progress import JobProgress
 from monitoring.files import replacing
 
@@ -63,10 +64,10 @@ def queue(actor: Actor) -> Job:
 
 def clean(by: str, *, job_id: int | None = None) -> dict[str, Any]:
     """Takes away what `plan` finds; returns how many things and bytes went. One at a time in a home, by its lock."""
-    with _alone():
+    with alone("clean.lock", "Another cleaning is at work in this home. Wait for it."):
         found = plan()
         progress = JobProgress(job_id, sum(leftover.bytes for leftover in found))
-        freed_bytes, by_kind, failed = 0, dict[str, int](), list[str]()
+        things, freed_bytes, by_kind, failed = 0, 0, dict[str, int](), list[str]()
         for leftover in found:
             progress.add(leftover.bytes, leftover.path)
             if leftover not in _again(leftover):
@@ -76,9 +77,10 @@ def clean(by: str, *, job_id: int | None = None) -> dict[str, Any]:
             except OSError as error:
                 failed.append(f"{leftover.path}: {error.strerror or error}")
                 continue
+            things += 1
             freed_bytes += freed
             by_kind[leftover.kind] = by_kind.get(leftover.kind, 0) + freed
-        result = {"freed_bytes": freed_bytes, "by_kind": by_kind, "things": len(found) - len(failed), "failed": failed}
+        result = {"freed_bytes": freed_bytes, "by_kind": by_kind, "things": things, "failed": failed}
         with transaction.atomic():
             audit(Actor(by, Role.ADMIN), "storage.clean", "the home folder", **result)
     return result
@@ -91,16 +93,6 @@ def facts(found: list[Leftover]) -> dict[str, Any]:
 
 def _home() -> Path:
     return Path(django_settings.HOME)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    with (_home() / "clean.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConflictError("Another cleaning is at work in this home. Wait for it.") from None
-        yield
 
 
 def _again(leftover: Leftover) -> list[Leftover]:
@@ -132,11 +124,13 @@ def _old(
 
 
 def _is_locked(attempt_folder: Path) -> bool:
-    """Whether a supervisor or a job's process holds the attempt's lock."""
+    """Whether a supervisor or a job's process holds the attempt's lock; where that can't be found out, it does."""
     try:
         descriptor = os.open(attempt_folder / "lock", os.O_RDONLY)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
@@ -224,11 +218,21 @@ def _rejected(home: Path, now: float) -> Iterator[Leftover]:
     """What the inbox could not use, and what stuck half-copied in it."""
     keep_seconds = settings.get("clean.rejected_days") * DAY
     for path in _children(home / "inbox" / "rejected"):
-        yield from _old(home, path, now, "inbox", "rejected by the inbox", age_seconds=keep_seconds)
-    for folder in (home / "inbox", *(home / "inbox" / name for name in ("high", "normal", "low"))):
+        if _rejected_at(path) <= now - keep_seconds:
+            yield from _old(home, path, now, "inbox", "rejected by the inbox", age_seconds=keep_seconds)
+    for folder in (home / "inbox" / name for name in inbox_files.FOLDERS):
         for path in _children(folder):
-            if path.is_file() and path.name.endswith((".part", ".partial", ".tmp", ".crdownload", ".filepart")):
+            if path.is_file() and inbox_files.is_unfinished(path.name):
                 yield from _old(home, path, now, "inbox", "never copied to its end", age_seconds=keep_seconds)
+
+
+def _rejected_at(path: Path) -> float:
+    """When a file, or what lies beside it, was rejected: then its reason was written. Its own time may be old."""
+    for ending in (inbox_files.REASON, inbox_files.SETTINGS, ""):
+        reason = path.with_name(f"{path.name.removesuffix(ending)}{inbox_files.REASON}")
+        if path.name.endswith(ending) and reason.is_file():
+            return reason.stat().st_mtime
+    return 0.0
 
 
 def _logs(home: Path, now: float) -> Iterator[Leftover]:

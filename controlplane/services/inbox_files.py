@@ -32,6 +32,9 @@ FOLDERS: dict[str, Priority] = {
     "": Priority.NORMAL, "high": Priority.HIGH, "normal": Priority.NORMAL, "low": Priority.LOW,
 }  # fmt: skip
 REJECTED = "rejected"
+REASON, SETTINGS = ".reason.txt", ".json"
+"""What follows the name of a rejected file in those of its reason and of its settings."""
+
 UNFINISHED = (".part", ".partial", ".tmp", ".crdownload", ".download", ".filepart", ".swp", "~")
 """How programs end the names of files that they are still writing."""
 
@@ -95,6 +98,11 @@ def _entries(folder: str) -> Iterator[Found]:
 def is_unfinished(name: str) -> bool:
     """Whether a name says that its file isn't to be read yet."""
     return name.startswith(".") or name.lower().endswith(UNFINISHED)
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether a file lies there, not a link to one."""
+    return stat.S_ISREG(path.lstat().st_mode)
 
 
 def is_options(name: str) -> bool:
@@ -236,11 +244,11 @@ def free_name(filename: str) -> str:
 def put_aside(source: Path, options: Path, name: str, reason: str) -> None:
     """Moves what can't be used, and its settings, to `inbox/rejected/`, and says why beside it."""
     final = root() / REJECTED / name
-    for path, target in ((source, final), (options, final.with_name(f"{name}.json"))):
+    for path, target in ((source, final), (options, final.with_name(f"{name}{SETTINGS}"))):
         if os.path.lexists(path) and not os.path.lexists(target):
             shutil.move(path, target)
     if os.path.lexists(final):
-        write_bytes(final.with_name(f"{name}.reason.txt"), f"{reason}\n".encode())
+        write_bytes(final.with_name(f"{name}{REASON}"), f"{reason}\n".encode())
 
 
 def put_back(name: str, folder: str, filename: str) -> bool:
@@ -254,15 +262,15 @@ def put_back(name: str, folder: str, filename: str) -> bool:
     if not os.path.lexists(rejected):
         return False
     with suppress(FileNotFoundError):
-        rejected.with_name(f"{name}.json").rename(target.with_name(f"{filename}.json"))
+        rejected.with_name(f"{name}{SETTINGS}").rename(target.with_name(f"{filename}.json"))
     rejected.rename(target)
-    rejected.with_name(f"{name}.reason.txt").unlink(missing_ok=True)
+    rejected.with_name(f"{name}{REASON}").unlink(missing_ok=True)
     return True
 
 
 def forget_rejected(name: str) -> None:
     """Removes a rejected file whose bytes are a dataset that could be used after all."""
-    for ending in ("", ".json", ".reason.txt"):
+    for ending in ("", SETTINGS, REASON):
         (root() / REJECTED / f"{name}{ending}").unlink(missing_ok=True)
 
 

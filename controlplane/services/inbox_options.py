@@ -12,8 +12,7 @@ from typing import Any
 from controlplane.errors import FieldFault, InvalidInputError
 from controlplane.models import Dataset, Run
 from controlplane.models.access import Actor
-from controlplane.services import datasets, run_templates, runs, settings
-from controlplane.services.chains import DEFAULT_CHAIN
+from controlplane.services import chains, datasets, run_templates, runs, settings
 from controlplane.services.lineage import Lineage
 from training.config.flat import is_flat, read_flat
 from training.config.loader import ConfigError, parse_config
@@ -22,7 +21,7 @@ WORDS = ("template", "model", "name", "generator", "generator_version", "config"
 """What a settings file may say beside the configuration."""
 
 CONTINUE = "continue_from_current"
-"""As the replaced system called it: true for the chain DEFAULT_CHAIN, or the name of another one."""
+"""As the replaced system called it: true for the chain chains.DEFAULT_CHAIN, or the name of another one."""
 
 OWN = {
     "data.train_dataset": "the file itself is the dataset.",
@@ -96,22 +95,14 @@ def start_run(actor: Actor, dataset: Dataset, options: InboxOptions, priority: s
     template = run_templates.named(wanted) if wanted else None
     if template is None and not options.model:
         return None
-    config = options.config
-    model = options.model
-    if template is not None:
-        config = run_templates.apply(template, **config)
-        model = model or (template.model.name if template.model else "")
-    if not model and not _chain(config):
-        raise InvalidInputError(f"The template {wanted} names no model. Save it with one, or name one beside the file.")
-    return runs.create(
-        actor, name=options.name or stem(dataset.filename), dataset=dataset.pk, model=model, priority=priority,
-        config=config,
-    )  # fmt: skip
-
-
-def _chain(config: dict[str, Any]) -> str:
-    section = config.get("model")
-    return str(section.get("chain") or "") if isinstance(section, dict) else ""
+    name = options.name or stem(dataset.filename)
+    if template is None:
+        return runs.create(
+            actor, name=name, dataset=dataset.pk, model=options.model, priority=priority, config=options.config
+        )
+    return run_templates.start(
+        actor, template, name=name, dataset=dataset.pk, model=options.model, priority=priority, config=options.config
+    )
 
 
 def _text(said: dict[str, Any], name: str) -> str:
@@ -141,7 +132,7 @@ def _by_section(rest: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     section = left.get("model")
     left["model"] = {
         **(section if isinstance(section, dict) else {}),
-        "chain": DEFAULT_CHAIN if chain is True else chain,
+        "chain": chains.DEFAULT_CHAIN if chain is True else chain,
     }
     return left, dropped
 

@@ -27,9 +27,6 @@ from monitoring.files import sha256_of
 
 log = logging.getLogger(__name__)
 
-SAME_BYTES = "Its bytes are the dataset"
-"""How the reason of a file begins that came before."""
-
 KEPT = 500
 """How many files that are done are remembered."""
 
@@ -44,7 +41,7 @@ _looked_at: dict[str, float] = {}
 def work() -> None:
     """One round: what is new, what is whole, what has moved on. Called every second; at rest it asks two questions."""
     values = settings.effective()
-    under_way = list(InboxFile.objects.exclude(state__in=OVER).order_by("id"))
+    under_way = list(InboxFile.objects.exclude(state__in=OVER).select_related("dataset", "run__job").order_by("id"))
     for row in under_way:  # first: what a kill left half-moved lies in the inbox yet
         if row.state == InboxState.TAKING:
             _attempt(row)
@@ -165,6 +162,9 @@ def _take(row: InboxFile) -> None:
     except PermissionError as error:
         inbox.update(row, reason=f"It can't be moved: {error.strerror}. Let Pilothouse's user write to the inbox.")
         return
+    if not inbox_files.is_plain_file(held / DATA):  # put in its place after it was looked at
+        _reject(row, "It is a link or a device, not a file. Put the file itself there.")
+        return
     if inbox_files.is_written_to(held / DATA):
         inbox.update(row, reason="A program still has it open for writing.")
         return
@@ -196,8 +196,8 @@ def _adopted(row: InboxFile, held: Path) -> tuple[Dataset, str]:
         eval_fraction=options.eval_fraction(), level=Level.QUICK, lineage=options.lineage.check(),
     )  # fmt: skip
     # A kill may have come right behind the adoption: then it is this file's own dataset that is found here.
-    own = created or (row.taken_at is not None and dataset.created_at >= row.taken_at)
-    words = [] if own else [f"{SAME_BYTES} {dataset} already."]
+    own = created or _is_own(row, dataset)
+    words = [] if own else [f"Its bytes are the dataset {dataset} already."]
     if options.left_out:
         words.append(f"Of its settings these have no place: {'; '.join(options.left_out)}")
     return dataset, " ".join(words)
@@ -239,7 +239,12 @@ def _begin(row: InboxFile, dataset: Dataset) -> None:
 
 def _has_run_already(row: InboxFile, dataset: Dataset) -> bool:
     others = InboxFile.objects.filter(dataset=dataset, run__isnull=False)
-    return row.reason.startswith(SAME_BYTES) and others.exclude(pk=row.pk).exists()
+    return not _is_own(row, dataset) and others.exclude(pk=row.pk).exists()
+
+
+def _is_own(row: InboxFile, dataset: Dataset) -> bool:
+    """Whether the dataset was made of this file: it is no older than the taking."""
+    return row.taken_at is not None and dataset.created_at >= row.taken_at
 
 
 def _watch_run(row: InboxFile) -> None:

@@ -16,12 +16,11 @@ class JobCancelledError(Exception):
 
 
 class JobProgress:
-    """Tells how far the job is, at most twice a second. `update` raises JobCancelledError when it is to end."""
+    """Tells how far the job is, in bytes, at most twice a second. `add` raises JobCancelledError when it is to end."""
 
-    def __init__(self, job_id: int | None, total: int, unit: str = "bytes") -> None:
+    def __init__(self, job_id: int | None, total: int) -> None:
         self._job_id = job_id
         self._total = total
-        self._unit = unit
         self._done = 0
         self._told_at = 0.0
 
@@ -31,9 +30,8 @@ class JobProgress:
         if self._job_id is None or time.monotonic() - self._told_at < EVERY_SECONDS:
             return
         self._told_at = time.monotonic()
-        progress = {"done": self._done, "total": self._total, "unit": self._unit, "note": note}
+        progress = {"done": self._done, "total": self._total, "unit": "bytes", "note": note}
         with transaction.atomic():
-            Job.objects.filter(pk=self._job_id).update(progress=progress)
+            if not Job.objects.filter(pk=self._job_id, desired=Desired.RUN).update(progress=progress):
+                raise JobCancelledError
             publish("jobs", "progress", {"id": self._job_id, "progress": progress})
-        if Job.objects.filter(pk=self._job_id).exclude(desired=Desired.RUN).exists():
-            raise JobCancelledError

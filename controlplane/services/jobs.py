@@ -1,5 +1,6 @@
 """Jobs: made, wished at, and moved from status to status in one place. Runs in the web process, any thread."""
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
@@ -73,10 +74,10 @@ def list_jobs(kind: str | None = None, status: str | None = None, limit: int = 1
     return list(rows[: max(1, min(limit, 1000))])
 
 
-def queue() -> list[Job]:
-    """Pending jobs in the order in which they start."""
+def queue(kinds: Collection[str] = ()) -> list[Job]:
+    """Pending jobs, of some kinds or of all, in the order in which they start."""
     rows = Job.objects.filter(status=Status.PENDING).select_related("host", "run")
-    return list(rows.order_by("-priority", "position", "id"))
+    return list((rows.filter(kind__in=kinds) if kinds else rows).order_by("-priority", "position", "id"))
 
 
 def transition(job_id: int, to: str, *, reason: str, actor: Actor = SYSTEM, **fields: Any) -> Job:
@@ -222,12 +223,12 @@ def retry(actor: Actor, job_id: int) -> Job:
 
 
 def set_priority(actor: Actor, job_id: int, word: str) -> Job:
-    """Changes the place in the queue: `high`, `normal` or `low`."""
+    """Changes the place in the queue: `high`, `normal` or `low`. A place given by hand was among its old equals."""
     job = get(job_id)
     _require_owner(actor, job)
     priority = parse_priority(word)
     with transaction.atomic():
-        Job.objects.filter(pk=job_id).update(priority=priority)
+        Job.objects.filter(pk=job_id).update(priority=priority, position=0)
         audit(actor, "job.priority", f"job {job_id}", priority=word)
         job = get(job_id)
         announce(job)

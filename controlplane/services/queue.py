@@ -45,8 +45,9 @@ def move(actor: Actor, job_id: int, to: str) -> Job:
         before = order.index(job_id)
         place = {"up": max(0, before - 1), "down": before + 1, "top": 0, "bottom": len(order)}[to]
         order.insert(place, order.pop(before))
-        for index, pk in enumerate(order):
-            Job.objects.filter(pk=pk).update(position=index - len(order))
+        Job.objects.bulk_update(
+            [Job(pk=pk, position=index - len(order)) for index, pk in enumerate(order)], ["position"]
+        )
         audit(actor, "job.move", f"job {job_id}", to=to, place=order.index(job_id) + 1)
         job = jobs.get(job_id)
         jobs.announce(job)

@@ -3,6 +3,7 @@
 Nothing is kept between two looks at the data base, so a restart in the middle of a sweep goes on where it was.
 """
 
+import logging
 import math
 from collections.abc import Iterable
 
@@ -17,6 +18,7 @@ from controlplane.models.run_sweeps import SweepMetric, SweepState, TrialState
 from controlplane.services import curves, run_sweeps, runs, suggestions, sweep_space
 from controlplane.services.access import audit
 
+log = logging.getLogger(__name__)
 LIVE = (Status.PENDING, Status.RUNNING, Status.PAUSED)
 LAST_POINTS = 10
 """The training loss of a run is the mean of so many last points: a single step's jumps."""
@@ -34,7 +36,10 @@ def work() -> None:
     for trial in RunTrial.objects.filter(state=TrialState.FAILED, run__job__status__in=LIVE).select_related("sweep"):
         _reopen(trial)
     for sweep in RunSweep.objects.filter(state=SweepState.RUNNING).select_related("dataset", "model"):
-        _carry_on(sweep)
+        try:
+            _carry_on(sweep)
+        except Exception:  # one sweep's trouble is not the others': it is looked at again in the next round
+            log.exception("sweep %s can't be carried on", sweep.pk)
 
 
 # --- What runs came to ------------------------------------------------------------------------------------------------
@@ -106,9 +111,9 @@ def _reopen(trial: RunTrial) -> None:
 
 
 def _carry_on(sweep: RunSweep) -> None:
-    trials = list(sweep.trials.all())
-    live = sum(trial.state == TrialState.RUNNING for trial in trials)
-    room = min(sweep.max_parallel - live, sweep.max_trials - len(trials))
+    begun = sweep.trials.count()
+    live = sweep.trials.filter(state=TrialState.RUNNING).count()
+    room = min(sweep.max_parallel - live, sweep.max_trials - begun)
     for _ in range(room):
         if not _start(sweep):
             return

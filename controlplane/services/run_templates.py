@@ -14,7 +14,7 @@ from django.utils import timezone
 from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
 from controlplane.models import Dataset, LanguageModel, Run, RunTemplate
 from controlplane.models.access import Actor, Role
-from controlplane.services import datasets, models, runs
+from controlplane.services import chains, datasets, models, runs
 from controlplane.services.access import audit
 from training.config.difference import chosen
 from training.config.loader import ConfigError, parse_config, to_dict
@@ -53,7 +53,7 @@ def named(name: str | int) -> RunTemplate:
     return row
 
 
-def apply(template: RunTemplate, **overrides: Any) -> dict[str, dict[str, Any]]:
+def apply(template: RunTemplate, /, **overrides: Any) -> dict[str, dict[str, Any]]:
     """The template's configuration (nested by section) for `runs.create`, with sections of `overrides` laid over it.
 
     `apply(template, hyperparams={"seed": 7})`. A section may be a mapping or None; it is checked by `runs.create`.
@@ -94,18 +94,15 @@ def filled(
         whole["profile"] = {**held, "name": profile}
     data = dataset if dataset not in (None, "") else template.dataset_id
     begin = model or (template.model.name if template.model else "")
-    missing = [word for word, value in (("dataset", data), ("model", begin or _chain(whole))) if value in (None, "")]
+    missing = [
+        word for word, value in (("dataset", data), ("model", begin or chains.name_in(whole))) if value in (None, "")
+    ]
     if missing:
         raise InvalidInputError(
             f"The template {template.name} leaves the {' and '.join(missing)} open: name one.",
             tuple(FieldFault(word, "the template has none") for word in missing),
         )
     return {"dataset": data, "model": begin, "config": whole}
-
-
-def _chain(config: Mapping[str, Any]) -> str:
-    section = config.get("model")
-    return str(section.get("chain") or "") if isinstance(section, Mapping) else ""
 
 
 def save(

@@ -178,7 +178,8 @@ def register(item: dict[str, Any]) -> None:
     elif item["kind"] == "checkpoint":
         with transaction.atomic():
             run = _run_of(facts)
-            values = {name: facts[name] for name in ("path", "bytes", "loss", "eval_loss", "manifest_sha256")}
+            values = {name: facts[name] for name in ("bytes", "loss", "eval_loss", "manifest_sha256")}
+            values["path"] = f"checkpoints/step-{int(facts['step'])}"  # where its files were put, whatever was written
             values |= {"created_at": parse_datetime(facts["created_at"]), "gone_at": None}
             row, _ = Checkpoint.objects.update_or_create(run=run, step=facts["step"], defaults=values)
             publish(f"run:{run.pk}", "checkpoint", run_facts.checkpoint(row, run_facts.best_step(run)))

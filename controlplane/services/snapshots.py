@@ -24,6 +24,7 @@ from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import ENDED, Kind
 from controlplane.services import checkpoints, jobs, settings, snapshot_items
 from controlplane.services.access import audit
+from controlplane.services.home_lock import alone
 from controlplane.services.job_progress import JobProgress
 from controlplane.services.snapshot_items import Item
 from controlplane.services.snapshot_store import DamagedError, Snapshot, SnapshotStore
@@ -125,7 +126,11 @@ def _within_deadline(look: Callable[[SnapshotStore], Found]) -> Found:
 
 def take(*, job_id: int | None = None) -> dict[str, Any]:
     """Takes a snapshot now; returns what came of it. Raises PilothouseError, JobCancelledError."""
-    place = store()
+    with alone("snapshots.lock", "Another snapshot is being taken in this home. Wait for it."):
+        return _take(store(), job_id)
+
+
+def _take(place: SnapshotStore, job_id: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=Path(django_settings.HOME) / "tmp", prefix="snapshot-") as scratch:
         items = snapshot_items.collect(Path(scratch), with_database=settings.get("snapshots.database"))
         held = place.blobs()

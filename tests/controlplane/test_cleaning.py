@@ -3,6 +3,7 @@
 import fcntl
 import gzip
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from io import StringIO
@@ -158,6 +159,24 @@ def test_only_one_cleans_at_a_time(home: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ConflictError, match="at work"):
             cleaning.clean("ada")
+
+
+def test_a_file_that_was_old_when_it_was_rejected_stays_its_time(home: Path) -> None:
+    rejected = put(home / "inbox" / "rejected" / "bad.jsonl")
+    put(rejected.with_name("bad.jsonl.json"))
+    reason = put(rejected.with_name("bad.jsonl.reason.txt"), changed_at=time.time())
+    assert found() == {}
+    os.utime(reason, (OLD, OLD))
+    assert len(found()) == 3
+
+
+def test_what_came_into_use_meanwhile_is_not_counted_as_gone(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run()
+    put(home / "runs" / "999999" / "file")
+    planned = cleaning.plan()
+    shutil.rmtree(home / "runs" / "999999")
+    monkeypatch.setattr(cleaning, "plan", lambda: planned)
+    assert cleaning.clean("ada")["things"] == 0
 
 
 def test_the_api_plans_and_cleans_by_a_job(home: Path) -> None:

@@ -225,6 +225,41 @@ def test_a_file_that_passes_starts_a_run_of_its_priority_with_its_own_settings(f
     assert inbox_files.held_rows() == []
 
 
+def test_a_file_swapped_for_a_link_becomes_no_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = put(folder.parent / "secret.jsonl")
+    path, take = put(folder / "chats.jsonl"), inbox_files.take
+
+    def swapped(found: inbox_files.Found, row_id: int) -> None:
+        path.unlink()
+        path.symlink_to(secret)
+        take(found, row_id)
+
+    monkeypatch.setattr(inbox_files, "take", swapped)
+    inbox_work.work()
+    assert (only().state, "a link" in only().reason) == ("rejected", True)
+    assert not Dataset.objects.exists()
+
+
+def test_trouble_on_the_way_does_not_start_a_second_run_of_the_same_bytes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template()
+    data = put(folder / "chats.jsonl").read_bytes()
+    inbox_work.work()
+    pass_validation(only().dataset)
+    inbox_work.work()
+    put(folder / "again.jsonl", data)
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox_work, "_begin", lambda *_given: 1 / 0)
+        inbox_work.scan()
+        inbox_work.work()
+    again = InboxFile.objects.get(filename="again.jsonl")
+    assert "tried again" in again.reason
+    inbox_work.work()
+    assert Run.objects.count() == 1
+    assert InboxFile.objects.get(filename="again.jsonl").state == "done"
+
+
 def test_a_configuration_of_the_replaced_system_is_taken_as_it_is(folder: Path) -> None:
     make_model("smollm2")
     put(folder / "chats.jsonl")

@@ -41,6 +41,13 @@ def test_a_job_is_moved_among_those_of_its_priority_and_new_ones_stand_behind() 
     assert line.detail == {"to": "bottom", "place": 4}
 
 
+def test_a_place_given_by_hand_is_left_behind_with_the_priority() -> None:
+    high, first, second = make_job(priority=Priority.HIGH), make_job(), make_job()
+    queue.move(SYSTEM, second.pk, "top")
+    jobs.set_priority(SYSTEM, second.pk, "high")
+    assert order() == [high.pk, second.pk, first.pk]
+
+
 @pytest.mark.parametrize("to", ["up", "top"])
 def test_the_first_one_stays_the_first(to: str) -> None:
     first, second = make_job(), make_job()

@@ -123,6 +123,13 @@ def test_templates_over_the_api_from_saving_to_a_run(client: Client) -> None:
     assert post(client, "/api/runs", {"name": "none"}, 422)["faults"][0]["path"] == "dataset"
 
 
+def test_a_section_that_nobody_knows_is_refused_whatever_its_name(client: Client) -> None:
+    row = run_templates.save(ANN, name="nightly", config={}, model=factories.make_model().name)
+    dataset = factories.make_dataset()
+    body = {"name": "x", "template": row.pk, "dataset": dataset.pk, "config": {"template": {}}}
+    assert "template" in str(post(client, "/api/runs", body, 422))
+
+
 def test_only_the_maker_changes_a_template_over_the_api(client: Client) -> None:
     row = run_templates.save(ANN, name="hers", config={})
     other = client.patch(f"/api/run-templates/{row.pk}", {"name": "x"}, content_type="application/json")

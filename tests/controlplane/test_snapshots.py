@@ -1,5 +1,6 @@
 """Snapshots: what is copied is whole, the same content once; what comes back is what was there, or nothing does."""
 
+import fcntl
 import json
 import shutil
 import sqlite3
@@ -123,6 +124,26 @@ def test_old_ones_go_and_with_them_what_nobody_else_has(address: str) -> None:
 
 def blob_of(folder: Path, content: bytes) -> Path:
     return next(path for path in folder.glob("blobs/*/*") if path.read_bytes() == content)
+
+
+def test_only_one_is_taken_at_a_time(folder: Path, home: Path) -> None:
+    write_model("precious")
+    with (home / "snapshots.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ConflictError, match="being taken"):
+            snapshots.take()
+    assert snapshots.take()["items"] == 1
+
+
+def test_a_checkpoint_comes_back_to_its_own_folder_whatever_the_list_says(folder: Path) -> None:
+    run = make_run(status=Status.DONE)
+    path = write_checkpoint(run, 10)
+    run.checkpoints.update(path="../../elsewhere")
+    shutil.copytree(path, run.folder / "../../elsewhere")
+    name = snapshots.take()["snapshot"]
+    shutil.rmtree(path)
+    snapshots.restore(name, f"checkpoint/{run.pk}/10")
+    assert run.checkpoints.get().path == "checkpoints/step-10"
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "lose"])
