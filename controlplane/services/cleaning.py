@@ -64,7 +64,7 @@ def queue(actor: Actor) -> Job:
 
 def clean(by: str, *, job_id: int | None = None) -> dict[str, Any]:
     """Takes away what `plan` finds; returns how many things and bytes went. One at a time in a home, by its lock."""
-    with alone("clean.lock", "Another cleaning is at work in this home. Wait for it."):
+    with alone("clean.lock", "cleaning"):
         found = plan()
         progress = JobProgress(job_id, sum(leftover.bytes for leftover in found))
         things, freed_bytes, by_kind, failed = 0, 0, dict[str, int](), list[str]()

@@ -11,8 +11,8 @@ from controlplane.errors import ConflictError
 
 
 @contextmanager
-def alone(name: str, refusal: str) -> Iterator[None]:
-    """Holds the lock file `name` of the home for a block. Raises ConflictError with `refusal` while another holds it.
+def alone(name: str, what: str) -> Iterator[None]:
+    """Holds the lock file `name` of the home for a block. Raises ConflictError, which names `what`, while another holds it.
 
     The kernel lets go of it when its holder ends, however that ends.
     """
@@ -20,5 +20,5 @@ def alone(name: str, refusal: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConflictError(refusal) from None
+            raise ConflictError(f"Another {what} is at work in this home. Wait for it.") from None
         yield

@@ -126,7 +126,7 @@ def _within_deadline(look: Callable[[SnapshotStore], Found]) -> Found:
 
 def take(*, job_id: int | None = None) -> dict[str, Any]:
     """Takes a snapshot now; returns what came of it. Raises PilothouseError, JobCancelledError."""
-    with alone("snapshots.lock", "Another snapshot is being taken in this home. Wait for it."):
+    with alone("snapshots.lock", "snapshot"):
         return _take(store(), job_id)
 
 

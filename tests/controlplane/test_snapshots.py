@@ -130,7 +130,7 @@ def test_only_one_is_taken_at_a_time(folder: Path, home: Path) -> None:
     write_model("precious")
     with (home / "snapshots.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(ConflictError, match="being taken"):
+        with pytest.raises(ConflictError, match="Another snapshot is at work"):
             snapshots.take()
     assert snapshots.take()["items"] == 1
 
