@@ -12,7 +12,7 @@ from controlplane.errors import ConflictError
 
 @contextmanager
 def alone(name: str, what: str) -> Iterator[None]:
-    """Holds the lock file `name` of the home for a block. Raises ConflictError, which names `what`, while another holds it.
+    """Holds the lock file `name` of the home for a block. Raises ConflictError while another process holds it.
 
     The kernel lets go of it when its holder ends, however that ends.
     """
