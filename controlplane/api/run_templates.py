@@ -38,7 +38,9 @@ def save(request: ActorRequest, payload: SaveTemplate) -> Status[dict[str, Any]]
         )  # fmt: skip
     else:
         if others := {"config", "dataset", "model"} & payload.model_fields_set:
-            message = f"A template is made of a run or of what is given, not of both: leave out {', '.join(others)}."
+            message = (
+                f"A template is made of a run or of what is given, not of both: leave out {', '.join(sorted(others))}."
+            )
             raise InvalidInputError(message, (FieldFault("run", message),))
         row = run_templates.save_run(
             request.actor, runs.get(payload.run), name=payload.name, description=payload.description

@@ -6,9 +6,9 @@ from ninja import Router, Status
 
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.storage import (
-    BackupJob,
     Clean,
     CleanPlan,
+    InnerJob,
     Restore,
     Snapshot,
     Storage,
@@ -27,14 +27,13 @@ def get_storage(request: ActorRequest) -> dict[str, Any]:
     return storage.report()
 
 
-@router.post("/storage/clean", response={200: CleanPlan, 202: CleanPlan})
+@router.post("/storage/clean", response={200: CleanPlan, 202: InnerJob})
 def clean(request: ActorRequest, payload: Clean) -> Status[dict[str, Any]]:
     """Takes away what nobody owns any more, by a job (202); with `dry_run` says what that is (200). Admins."""
     request.actor.require(Role.ADMIN)
-    found = cleaning.facts(cleaning.plan())
     if payload.dry_run:
-        return Status(200, found)
-    return Status(202, {**found, "job_id": cleaning.queue(request.actor).pk})
+        return Status(200, cleaning.facts(cleaning.plan()))
+    return Status(202, _facts(cleaning.queue(request.actor)))
 
 
 @router.get("/storage/snapshots", response=list[Snapshot])
@@ -43,7 +42,7 @@ def list_snapshots(request: ActorRequest) -> list[dict[str, Any]]:
     return snapshots.list_snapshots()
 
 
-@router.post("/storage/snapshots", response={202: BackupJob})
+@router.post("/storage/snapshots", response={202: InnerJob})
 def take_snapshot(request: ActorRequest) -> Status[dict[str, Any]]:
     """Takes a snapshot now, by a job. Admins."""
     return Status(202, _facts(snapshots.queue_take(request.actor)))
@@ -55,7 +54,7 @@ def get_snapshot(request: ActorRequest, name: str) -> dict[str, Any]:
     return snapshots.facts(snapshots.get(name))
 
 
-@router.post("/storage/snapshots/{name}/restore", response={202: BackupJob})
+@router.post("/storage/snapshots/{name}/restore", response={202: InnerJob})
 def restore(request: ActorRequest, name: str, payload: Restore) -> Status[dict[str, Any]]:
     """Puts one item back, by a job; what is there already is never overwritten (409). Admins."""
     return Status(202, _facts(snapshots.queue_restore(request.actor, name, payload.item)))

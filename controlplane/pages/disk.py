@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -29,19 +30,19 @@ def overview(request: HttpRequest) -> HttpResponse:
     for row in report["largest"]:
         row["url"] = _url(row)
     moment = datetime.fromtimestamp(report["measured_at"], UTC) if report["measured_at"] else None
-    context = {"report": report, "measured_at": moment, "live": live, **_work()}
+    context = {
+        "report": report, "measured_at": moment, "live": live, "cleaned": _jobs(Kind.CLEAN).first(),
+        "at_work": _jobs(Kind.CLEAN, Kind.BACKUP, at_work=True).first(),
+    }  # fmt: skip
     if request.headers.get("HX-Request"):
         return render(request, "settings/storage_body.html", context)
     return render(request, "settings/storage.html", context)
 
 
-def _work() -> dict[str, Any]:
-    rows = Job.objects.filter(kind__in=(Kind.CLEAN, Kind.BACKUP)).order_by("-id")
-    return {
-        "cleaned": rows.filter(kind=Kind.CLEAN).first(), "snapshot": rows.filter(kind=Kind.BACKUP).first(),
-        "at_work": rows.exclude(status__in=ENDED).first(), "address": settings.get("snapshots.address"),
-        "at": settings.get("snapshots.at"), "keep": settings.get("snapshots.keep"),
-    }  # fmt: skip
+def _jobs(*kinds: str, at_work: bool = False) -> QuerySet[Job]:
+    """The newest first; `at_work`: those that have not ended."""
+    rows = Job.objects.filter(kind__in=kinds).order_by("-id")
+    return rows.exclude(status__in=ENDED) if at_work else rows
 
 
 def _url(row: dict[str, Any]) -> str:
@@ -78,7 +79,11 @@ def snapshot_list(request: HttpRequest) -> HttpResponse:
         rows = snapshots.list_snapshots()
     except PilothouseError as error:
         fault = "" if isinstance(error, ConflictError) else error.message
-    context = {"rows": rows, "fault": fault, **_work()}
+    context = {
+        "rows": rows, "fault": fault, "snapshot": _jobs(Kind.BACKUP).filter(config__action="take").first(),
+        "at_work": _jobs(Kind.BACKUP, at_work=True).first(), "address": settings.get("snapshots.address"),
+        "at": settings.get("snapshots.at"), "keep": settings.get("snapshots.keep"),
+    }  # fmt: skip
     return render(request, "settings/snapshots.html", context)
 
 

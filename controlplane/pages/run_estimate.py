@@ -7,10 +7,9 @@ from django.shortcuts import render
 from django.views.decorators.http import require_POST
 
 from controlplane.errors import PilothouseError
-from controlplane.models.datasets import DatasetStatus
 from controlplane.pages.actors import actor
-from controlplane.pages.forms.runs import RunForm
-from controlplane.services import datasets, estimates, models
+from controlplane.pages.run_form import form_of
+from controlplane.services import estimates
 
 NAMES = {
     "hyperparams.per_device_train_batch_size": "batch size per device",
@@ -30,15 +29,11 @@ TONES = {"fits": "ok", "tight": "warn", "does not fit": "bad", "unknown": "idle"
 @require_POST
 def run_estimate(request: HttpRequest) -> HttpResponse:
     """The form's choices come along, hence no GET. Changes nothing."""
-    ready = [row for row in datasets.list_datasets() if row.status == DatasetStatus.READY]
-    form = RunForm(ready, models.list_ready(), request.POST)
+    form = form_of(request.POST)
     if set(form.errors) - {"name"}:
         return render(request, "runs/estimate.html", {"waits": True})
-    data = form.cleaned_data
     try:
-        found = estimates.estimate(
-            actor(request), dataset=data["dataset"], model=data["model"], profile=data["profile"], config=form.config()
-        )
+        found = estimates.estimate(actor(request), **form.choice())
     except PilothouseError as error:
         return render(request, "runs/estimate.html", {"refused": error.message})
     return render(request, "runs/estimate.html", {"found": found, **_shown(found)})

@@ -16,10 +16,11 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError, PilothouseError
-from controlplane.models import Run, RunTemplate
+from controlplane.models import Dataset, LanguageModel, Run, RunTemplate
 from controlplane.models.access import Role
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.jobs import Priority
+from controlplane.models.language_models import ModelState
 from controlplane.pages import differences
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.runs import RunForm, initial_of, shown
@@ -42,25 +43,24 @@ def run_new(request: HttpRequest) -> HttpResponse:
     """The form (`like`: a run, `template`: a template; `dataset`, `model`, `name`), and what it sends."""
     if request.method == "POST":
         actor(request).require(Role.USE)
-        form = _form(request.POST)
+        form = form_of(request.POST)
         if form.is_valid() and (run := _created(request, form)) is not None:
             return redirect("run", run_id=run.pk)
         return _page(request, form)
     begun = _beginning(request)
-    return _page(request, _form(initial=begun.initial), notices=begun.notices)
+    return _page(request, form_of(initial=begun.initial), notices=begun.notices)
 
 
-def _form(data: Any = None, initial: dict[str, Any] | None = None) -> RunForm:
-    ready = [row for row in datasets.list_datasets() if row.status == DatasetStatus.READY]
-    return RunForm(ready, models.list_ready(), data, initial=initial or {})
+def form_of(data: Any = None, initial: dict[str, Any] | None = None) -> RunForm:
+    """The form with what can be chosen now."""
+    return RunForm(datasets.list_ready(), models.list_ready(), data, initial=initial or {})
 
 
 def _page(request: HttpRequest, form: RunForm, **more: Any) -> HttpResponse:
     based_on, template = _origin(form)
-    usable = len(form.choices("model"))
     context = {
         "form": form, "datasets": form.choices("dataset"), "models": form.choices("model"),
-        "fetching": len(models.list_models()) - usable, "templates": run_templates.list_templates(),
+        "fetching": models.count_unready(), "templates": run_templates.list_templates(),
         "based_on": based_on, "begun_with": template, **more,
     }  # fmt: skip
     is_refused = bool(form.is_bound and form.errors) or "load_faults" in more
@@ -69,10 +69,12 @@ def _page(request: HttpRequest, form: RunForm, **more: Any) -> HttpResponse:
 
 def _created(request: HttpRequest, form: RunForm) -> Run | None:
     data = form.cleaned_data
+    origin, _ = _origin(form)  # it may have been deleted while this was typed
     try:
         return runs.create(
-            actor(request), name=data["name"], priority=data["priority"], based_on=data["based_on"], **form.choice()
-        )
+            actor(request), name=data["name"], priority=data["priority"],
+            based_on=origin.pk if origin else None, **form.choice(),
+        )  # fmt: skip
     except InvalidInputError as error:
         form.refuse(error, form.paths())
         return None
@@ -106,7 +108,7 @@ def _like(run: Run) -> Beginning:
         "priority": Priority(run.job.priority).name.lower(), "based_on": run.pk,
         **initial_of(run_templates.settings_of(run)),
     }  # fmt: skip
-    return Beginning(initial, _gone(run.dataset.status, str(run.dataset), run.model.state, run.model.name))
+    return Beginning(initial, _gone(run.dataset, run.model))
 
 
 def _of_template(row: RunTemplate) -> Beginning:
@@ -116,19 +118,16 @@ def _of_template(row: RunTemplate) -> Beginning:
         initial["dataset"] = str(row.dataset.pk)
     if row.model is not None:
         initial["model"] = row.model.name
-    data, model = row.dataset, row.model
-    return Beginning(initial, _gone(
-        data.status if data else "ready", str(data), model.state if model else "ready", model.name if model else "",
-    ))  # fmt: skip
+    return Beginning(initial, _gone(row.dataset, row.model))
 
 
-def _gone(data_status: str, data: str, model_state: str, model: str) -> list[str]:
+def _gone(dataset: Dataset | None, model: LanguageModel | None) -> list[str]:
     """What can't be chosen again."""
     found = []
-    if data_status != "ready":
-        found.append(f"The dataset {data} is {data_status}: choose another.")
-    if model_state != "ready":
-        found.append(f"The model {model} is {model_state}: choose another.")
+    if dataset is not None and dataset.status != DatasetStatus.READY:
+        found.append(f"The dataset {dataset} is {dataset.status}: choose another.")
+    if model is not None and model.state != ModelState.READY:
+        found.append(f"The model {model.name} is {model.state}: choose another.")
     return found
 
 
@@ -149,7 +148,7 @@ def _origin(form: RunForm) -> tuple[Run | None, RunTemplate | None]:
 def run_load(request: HttpRequest) -> HttpResponse:
     """Fills in what a configuration file says, chosen (`config_file`) or pasted (`config_text`); the rest stays."""
     actor(request).require(Role.USE)
-    form = _form(request.POST)
+    form = form_of(request.POST)
     file, text = request.FILES.get("config_file"), request.POST.get("config_text", "")
     try:
         if file is None and not text.strip():
@@ -160,14 +159,14 @@ def run_load(request: HttpRequest) -> HttpResponse:
     except InvalidInputError as error:
         faults = [f"{fault.path.removeprefix('config.')}: {fault.message}" for fault in error.faults]
         return _page(
-            request, _form(initial=form.typed()), load_faults=faults or [error.message], load_text=text
+            request, form_of(initial=form.typed()), load_faults=faults or [error.message], load_text=text
         )  # fmt: skip
     begun = Beginning(form.typed())
     said = {path: value for path, value, source, _ in found.explained if source == "json"}
     filled = sum(_fill(begun, form, path, value) for path, value in said.items())
     named = file.name if file is not None else "what was pasted"
     context = {"loaded": named, "loaded_count": filled, "left_out": found.left_out}
-    return _page(request, _form(initial=begun.initial), notices=begun.notices, **context)
+    return _page(request, form_of(initial=begun.initial), notices=begun.notices, **context)
 
 
 def _fill(begun: Beginning, form: RunForm, path: str, value: Any) -> bool:
@@ -195,7 +194,7 @@ def _fill(begun: Beginning, form: RunForm, path: str, value: Any) -> bool:
 @require_POST
 def run_save_template(request: HttpRequest) -> HttpResponse:
     """Saves what is typed as a template (`template_name`, `template_description`); the form stays as it is."""
-    form = _form(request.POST)
+    form = form_of(request.POST)
     name, about = request.POST.get("template_name", ""), request.POST.get("template_description", "")
     form.fields["name"].required = False
     kept = {"template_name": name, "template_description": about}
@@ -207,9 +206,9 @@ def run_save_template(request: HttpRequest) -> HttpResponse:
             dataset=form.cleaned_data["dataset"], config=form.whole(),
         )  # fmt: skip
     except (InvalidInputError, ConflictError) as error:
-        return _page(request, _form(initial=form.typed()), template_fault=error.message, **kept)
+        return _page(request, form_of(initial=form.typed()), template_fault=error.message, **kept)
     messages.success(request, f"Saved as the template {row.name}. Nothing was started.")
-    return _page(request, _form(initial=form.typed()))
+    return _page(request, form_of(initial=form.typed()))
 
 
 # --- Beside the form --------------------------------------------------------------------------------------------------
@@ -218,7 +217,7 @@ def run_save_template(request: HttpRequest) -> HttpResponse:
 @require_POST
 def run_plan(request: HttpRequest) -> HttpResponse:
     """The steps, the learning rate and the differences of what is typed. Changes nothing."""
-    form = _form(request.POST)
+    form = form_of(request.POST)
     form.is_valid()
     based_on, template = _origin(form)
     context: dict[str, Any] = {"based_on": based_on, "begun_with": template}

@@ -10,13 +10,11 @@ from django.views.decorators.http import require_POST
 from controlplane.errors import InvalidInputError
 from controlplane.models import RunSweep
 from controlplane.models.access import Role
-from controlplane.models.datasets import DatasetStatus
 from controlplane.models.run_sweeps import SweepState
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.run_sweeps import RunSweepForm, SpaceRow, choices, new_row, rows_of
 from controlplane.pages.topics import mark
 from controlplane.services import datasets, models, run_sweeps, run_templates, runs, sweep_space
-from training.config.difference import chosen
 from training.config.fields import by_path
 
 ROWS_SHOWN = 50
@@ -34,10 +32,9 @@ def sweep_list(request: HttpRequest) -> HttpResponse:
 
 def sweep_new(request: HttpRequest) -> HttpResponse:
     """The form, and what it sends."""
-    ready = [row for row in datasets.list_datasets() if row.status == DatasetStatus.READY]
-    usable = models.list_ready()
     wanted = {name: request.GET[name] for name in ("dataset", "model", "start") if name in request.GET}
     starts = run_templates.list_templates(), runs.list_runs(RUNS_OFFERED)
+    ready, usable = datasets.list_ready(), models.list_ready()
     form = RunSweepForm(ready, usable, *starts, request.POST or None, initial=wanted)
     rows = [new_row(FIRST_FIELD)]
     if request.method == "POST":
@@ -80,9 +77,7 @@ def _config(start: str, typed: dict[str, dict[str, Any]]) -> dict[str, Any]:
     if kind == "template":
         config = run_templates.get(int(number)).config
     elif kind == "run":
-        config = chosen(runs.get(int(number)).config)
-        for section, name in run_templates.LEFT_OUT:
-            config.get(section, {}).pop(name, None)
+        config = run_templates.settings_of(runs.get(int(number)))
     else:
         config = {}
     flat = {f"{section}.{name}": value for section, values in typed.items() for name, value in values.items()}

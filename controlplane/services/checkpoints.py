@@ -27,18 +27,23 @@ def folder_of(row: Checkpoint) -> Path:
     return row.run.folder / row.path
 
 
+def marks(row: Checkpoint) -> set[str]:
+    """Why retention leaves it alone: PIN, SNAPSHOT, or the id of a model that was made of it. Looks at the disk."""
+    return _marks(folder_of(row))
+
+
 def is_kept(row: Checkpoint) -> bool:
     """Whether retention leaves it alone: pinned, or made into a model, or being copied now."""
-    return _has_marks(folder_of(row))
+    return bool(marks(row))
 
 
-def _has_marks(folder: Path) -> bool:
-    return any(folder.glob("keep.*"))
+def _marks(folder: Path) -> set[str]:
+    return {path.name.removeprefix("keep.") for path in folder.glob("keep.*")}
 
 
 def is_pinned(row: Checkpoint) -> bool:
     """Whether a person has pinned it."""
-    return (folder_of(row) / f"keep.{PIN}").exists()
+    return PIN in marks(row)
 
 
 def mark(row: Checkpoint, name: str) -> None:
@@ -107,7 +112,7 @@ def _put_aside(row: Checkpoint) -> Path:
         shutil.rmtree(aside, ignore_errors=True)
         with suppress(FileNotFoundError):  # it may have gone by another way
             folder.rename(aside)
-        if not _has_marks(aside):
+        if not _marks(aside):
             return aside
         aside.rename(folder)
     raise ConflictError(

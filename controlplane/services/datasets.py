@@ -308,6 +308,11 @@ def list_datasets() -> list[Dataset]:
     return list(Dataset.objects.select_related("job").defer("report"))
 
 
+def list_ready() -> list[Dataset]:
+    """The datasets that a run can learn from, newest first."""
+    return list(Dataset.objects.filter(status=DatasetStatus.READY).defer("report"))
+
+
 def facts(dataset: Dataset) -> dict[str, Any]:
     """A dataset as lists and the live topic tell it."""
     return {

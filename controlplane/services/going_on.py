@@ -13,6 +13,7 @@ from controlplane.live.announce import publish
 from controlplane.models import Run
 from controlplane.models.access import Actor, Role
 from controlplane.models.jobs import Status
+from controlplane.services import checkpoints as on_disk
 from controlplane.services import jobs, run_facts, runs
 from controlplane.services.access import audit
 from training.config.loader import ConfigError, parse_config
@@ -37,13 +38,13 @@ def offer(run: Run) -> Offer | None:
     """
     if run.job.status not in (Status.FAILED, Status.CANCELLED):
         return None
-    steps = [int(row["step"]) for row in reversed(run_facts.checkpoints(run))]
+    steps = list(run.checkpoints.filter(gone_at=None).order_by("-step").values_list("step", flat=True))
     if not steps:
         return None
     ran_away = (run.job.error or {}).get("code") in RAN_AWAY
-    rate, best = float(run.config["hyperparams"]["learning_rate"]), run_facts.best_step(run)
+    rate, best = float(run.config["hyperparams"]["learning_rate"]), run_facts.best_step(run) if ran_away else None
     return Offer(
-        steps=steps, step=best if ran_away and best is not None else steps[0],
+        steps=steps, step=steps[0] if best is None else best,
         learning_rate=float(f"{rate / 2:.3g}") if ran_away else rate, ran_away=ran_away,
     )  # fmt: skip
 
@@ -52,7 +53,7 @@ def go_on(actor: Actor, run_id: int, step: int | None = None, learning_rate: flo
     """Puts the run back into the queue; None: from its last checkpoint, and as it was.
 
     Raises NotFoundError for a step without a checkpoint, ConflictError for a run that hasn't failed,
-    InvalidInputError for a learning rate out of range.
+    InvalidInputError for a learning rate out of range. Later checkpoints go; ConflictError where one of them is kept.
     """
     actor.require(Role.USE)
     run = runs.get(run_id)
@@ -69,9 +70,14 @@ def go_on(actor: Actor, run_id: int, step: int | None = None, learning_rate: flo
         there = ", ".join(map(str, offered["steps"]))
         raise NotFoundError(f"Run {run_id} has no checkpoint at step {chosen}. There are: {there}.")
     config = _with_rate(run.config, learning_rate)
+    later = run.checkpoints.filter(step__gt=chosen, gone_at=None)
+    if kept := [row.step for row in later if on_disk.is_kept(row)]:
+        raise ConflictError(
+            f"Going on from step {chosen} would take the checkpoint of step {kept[0]} away, which is kept: go on from "
+            "there, or unpin it or delete the model that was made of it first."
+        )
     with transaction.atomic():
         Run.objects.filter(pk=run.pk).update(config=config)
-        later = run.checkpoints.filter(step__gt=chosen, gone_at=None)
         for gone in later.values_list("step", flat=True):
             publish(f"run:{run.pk}", "checkpoint", {"step": gone, "gone": True})
         later.update(gone_at=timezone.now())

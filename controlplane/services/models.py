@@ -70,6 +70,11 @@ def list_ready() -> list[LanguageModel]:
     return list(_rows().filter(state=ModelState.READY).order_by("-serves", "-created_at", "name"))
 
 
+def count_unready() -> int:
+    """How many models are still fetched or have failed."""
+    return LanguageModel.objects.exclude(state=ModelState.READY).count()
+
+
 def get(name: str) -> LanguageModel:
     """The model called `name`. Raises NotFoundError."""
     model: LanguageModel | None = _rows().filter(name=name).first()

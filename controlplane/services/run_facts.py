@@ -50,10 +50,11 @@ def best_step(run: Run) -> int | None:
 
 def checkpoint(row: Checkpoint, best: int | None) -> dict[str, Any]:
     """A checkpoint as the API answers it."""
+    marks = on_disk.marks(row)
     return {
         "step": row.step, "loss": row.loss, "eval_loss": row.eval_loss, "bytes": row.bytes,
         "created_at": row.created_at.isoformat(), "is_best": row.step == best,
-        "is_kept": on_disk.is_kept(row), "is_pinned": on_disk.is_pinned(row),
+        "is_kept": bool(marks), "is_pinned": on_disk.PIN in marks,
     }  # fmt: skip
 
 

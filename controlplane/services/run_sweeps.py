@@ -16,8 +16,6 @@ from controlplane.models.access import Actor, Role
 from controlplane.models.run_sweeps import SweepMethod, SweepMetric, SweepState, TrialState
 from controlplane.services import datasets, jobs, models, runs, sweep_space
 from controlplane.services.access import audit
-from training.config.loader import to_dict
-from training.config.schema import TrainerConfig
 
 TOPIC = "run-sweeps"
 MAX_TRIALS = (1, 1000)
@@ -223,18 +221,6 @@ def _last(run: Run | None, metric: str) -> float | None:
     """The metric as the run last reported it."""
     value = run.last.get(metric) if run is not None else None
     return value if isinstance(value, (int, float)) else None
-
-
-def settings_of(trial: RunTrial) -> dict[str, Any]:
-    """What a trial was run with, by path: what differs from the defaults, and what the sweep varied."""
-    defaults = to_dict(TrainerConfig())
-    config = sweep_space.merged(trial.sweep.config, trial.params)
-    return {
-        f"{section}.{name}": value
-        for section, values in config.items()
-        for name, value in values.items()
-        if value != defaults[section][name] or f"{section}.{name}" in trial.params
-    }
 
 
 def announce(sweep: RunSweep) -> None:

@@ -159,11 +159,6 @@ def change(actor: Actor, template_id: int, changes: Mapping[str, Any]) -> RunTem
     return get(row.pk)
 
 
-def rename(actor: Actor, template_id: int, name: str) -> RunTemplate:
-    """Gives a template another name."""
-    return change(actor, template_id, {"name": name})
-
-
 def remove(actor: Actor, template_id: int) -> None:
     """Forgets a template; runs that were started from it stay."""
     row = _changeable(actor, template_id)

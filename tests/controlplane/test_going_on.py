@@ -7,8 +7,10 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from controlplane.errors import ConflictError
 from controlplane.kinds.registry import KINDS
 from controlplane.models import Attempt, AuditLine, Checkpoint, Run, User
+from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
 from controlplane.services import going_on
 from tests.controlplane.page_reading import read
@@ -65,6 +67,17 @@ def test_it_goes_on_from_there(diverged: Run) -> None:
     assert spec.inputs.resume_from is not None
     assert (spec.inputs.resume_from.id, spec.inputs.resume_from.sha256) == (f"{run.pk}/20", f"{20:064d}")
     assert spec.config["hyperparams"]["learning_rate"] == 5e-5
+
+
+def test_a_later_checkpoint_that_is_kept_is_not_given_up(diverged: Run) -> None:
+    kept = diverged.folder / "checkpoints" / "step-30"
+    kept.mkdir(parents=True)
+    (kept / "keep.pin").touch()
+    with pytest.raises(ConflictError, match="step 30"):
+        going_on.go_on(SYSTEM, diverged.pk, 20)
+    assert Run.objects.get().job.status == Status.FAILED
+    assert diverged.checkpoints.filter(gone_at=None).count() == 3
+    assert going_on.go_on(SYSTEM, diverged.pk, 30).job.status == Status.PENDING
 
 
 def test_other_faults_go_on_from_the_last_as_they_were(diverged: Run) -> None:

@@ -91,6 +91,17 @@ def test_a_run_again_begins_with_its_settings_and_tells_what_was_changed(
     assert ann.get(f"/runs/{second.pk}/").status_code == 200
 
 
+def test_nothing_typed_is_lost_when_the_run_it_began_with_is_deleted(
+    ground: tuple[Dataset, LanguageModel], ann: Client
+) -> None:
+    first = started(ground)
+    form = values(read(ann.get(f"/runs/new?like={first.pk}")))
+    first.delete()
+    answer = ann.post("/runs/new", {**form, "name": "second"})
+    second = Run.objects.get()
+    assert (answer["Location"], second.name, second.based_on) == (f"/runs/{second.pk}/", "second", None)
+
+
 def test_steps_and_rates_stand_beside_the_form(ground: tuple[Dataset, LanguageModel], ann: Client) -> None:
     form = values(read(ann.get("/runs/new")))
     form |= {"hyperparams.warmup_ratio": "0.5", "hyperparams.gradient_accumulation_steps": "2"}

@@ -73,6 +73,7 @@ def test_settings_come_from_a_template_or_a_run(material: dict[str, Any]) -> Non
     run = Run.objects.get()
     assert client.post("/runs/sweeps/new", typed(material, row, start=f"run:{run.pk}")).status_code == 302
     assert RunSweep.objects.order_by("-id")[0].config["hyperparams"] == {"max_steps": 4, "seed": 3}
+    assert "data" not in RunSweep.objects.order_by("-id")[0].config, "each dataset has its own evaluation share"
 
 
 def test_a_fault_stands_beside_its_row_and_nothing_is_lost(material: dict[str, Any]) -> None:

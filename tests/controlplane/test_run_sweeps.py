@@ -11,7 +11,7 @@ from controlplane.models import AuditLine, Dataset, Job, LiveMessage, Run, RunSw
 from controlplane.models.access import Actor, Role
 from controlplane.models.jobs import Status
 from controlplane.models.run_sweeps import SweepState, TrialState
-from controlplane.services import curves, datasets, jobs, models, run_sweep_work, run_sweeps, runs
+from controlplane.services import curves, datasets, jobs, models, run_sweep_work, run_sweeps, run_templates, runs
 from tests.factories import make_dataset, make_model
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
@@ -82,7 +82,9 @@ def test_a_grid_makes_each_combination_once_and_marks_the_best(material: dict[st
     assert run is not None
     assert (run.config["hyperparams"]["learning_rate"], run.config["hyperparams"]["max_steps"]) == (1e-3, 7)
     assert run.created_by == "mara"
-    assert run_sweeps.settings_of(best) == {"hyperparams.max_steps": 7, RATE: 1e-3, RANK: 4}
+    assert run_templates.settings_of(run) == {
+        "hyperparams": {"learning_rate": 1e-3, "max_steps": 7}, "model": {"lora_r": 4},
+    }  # fmt: skip
 
 
 def test_trials_are_drawn_within_their_ranges(material: dict[str, Any]) -> None:

@@ -53,12 +53,12 @@ def test_names_are_unique_and_only_the_maker_or_an_admin_changes() -> None:
     with pytest.raises(ConflictError, match="already a run template 'a'"):
         run_templates.save(BEN, name="a", config={})
     with pytest.raises(ConflictError, match="already a run template 'b'"):
-        run_templates.rename(ANN, row.pk, "b")
+        run_templates.change(ANN, row.pk, {"name": "b"})
     with pytest.raises(ForbiddenError, match="belongs to ann"):
-        run_templates.rename(BEN, row.pk, "c")
+        run_templates.change(BEN, row.pk, {"name": "c"})
     with pytest.raises(ForbiddenError, match="needs the role use"):
         run_templates.save(Actor("eve", Role.READ), name="e", config={})
-    assert run_templates.rename(ROOT, row.pk, "c").name == "c"
+    assert run_templates.change(ROOT, row.pk, {"name": "c"}).name == "c"
     run_templates.remove(ANN, row.pk)
     with pytest.raises(NotFoundError, match="Saved are: b"):
         run_templates.named("c")

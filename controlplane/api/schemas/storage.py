@@ -57,11 +57,10 @@ class Leftover(Schema):
 
 
 class CleanPlan(Schema):
-    """What cleaning takes away. `job_id` is the job that does it, None for a dry run."""
+    """What cleaning would take away."""
 
     bytes: int
     items: list[Leftover]
-    job_id: int | None = None
 
 
 class Snapshot(Schema):
@@ -98,7 +97,7 @@ class Restore(Schema):
     item: str
 
 
-class BackupJob(Schema):
+class InnerJob(Schema):
     """The job that does it: GET /api/jobs/ID tells how far it is."""
 
     job_id: int

@@ -1,6 +1,6 @@
 """What all forms share: Bootstrap's classes, and marks on the fields that have a fault. Runs in the web process."""
 
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 
@@ -33,9 +33,7 @@ class PageForm(forms.Form):
 
     def offer(self, name: str, choices: list[tuple[str, str]]) -> None:
         """Gives a field of choice its choices: keys and words."""
-        field = self.fields[name]
-        assert isinstance(field, forms.ChoiceField)  # noqa: S101 - tells mypy
-        field.choices = choices
+        cast(forms.ChoiceField, self.fields[name]).choices = choices
 
     def _mark(self, name: str) -> None:
         if name in self.fields:

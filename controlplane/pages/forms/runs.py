@@ -273,10 +273,10 @@ class TemplateForm(RunForm):
     description = forms.CharField(
         label="What it is for", max_length=500, required=False, widget=forms.TextInput(attrs={"autocomplete": "off"})
     )
-    priority = None  # type: ignore[assignment] # a run's own
 
     def __init__(self, datasets: Iterable[Dataset], models: Iterable[LanguageModel], *args: Any, **kwargs: Any) -> None:
         super().__init__(datasets, models, *args, **kwargs)
+        del self.fields["priority"]  # a run's own
         for name, words in (("dataset", "chosen for each run"), ("model", "chosen for each run")):
             self._choose(name, [("", words), *self.choices(name)])
             self.fields[name].required = False
