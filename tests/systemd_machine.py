@@ -18,7 +18,11 @@ from pathlib import Path
 SYSTEMD = Path("/lib/systemd/systemd")
 PROGRAMS = ("unshare", "nsenter", "setpriv", "mount", "systemctl", "runuser")
 BOOT_SECONDS = 90.0
-STOP_SECONDS = 60.0
+STOP_SECONDS = 180.0
+"""Web and agent may take 30 s each, and what is left then 90 s before systemd-shutdown kills it."""
+
+ASKED_SECONDS = 10.0
+"""So long it may take to answer what it is asked when it doesn't go off."""
 
 LAYER = """
 set -eu
@@ -40,7 +44,7 @@ for folder in $2; do
     while [ "$folder" != / ]; do chmod o+x "$root$folder" 2>/dev/null || true; folder=$(dirname "$folder"); done
 done
 echo ready
-exec sleep infinity
+exec setpriv --pdeathsig KILL sleep infinity
 """
 """Makes the disk in a mount namespace of its own, which the sleeper holds. $1: an empty folder, $2: folders needed."""
 
@@ -79,6 +83,9 @@ exec env -i container=other PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 """
 """Becomes systemd. What a container's manager promises is kept: /sys and /proc/sys are read-only, /dev has no devices,
 and it can neither set the clock nor load modules."""
+
+DIES_ALONG = ("/usr/bin/setpriv", "--pdeathsig", "KILL")
+"""Before a command: it goes with the process that started it, however that ends."""
 
 NAMESPACES = ("/usr/bin/unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup")
 ATTEMPT = """
@@ -132,7 +139,7 @@ class SystemdMachine:
 
     def __enter__(self) -> "SystemdMachine":
         self._layer = subprocess.Popen(
-            [NAMESPACES[0], "--mount", "/bin/sh", "-c", LAYER, "layer", str(self.folder), self._needed],
+            [*DIES_ALONG, NAMESPACES[0], "--mount", "/bin/sh", "-c", LAYER, "layer", str(self.folder), self._needed],
             stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         assert self._layer.stdout is not None
@@ -154,50 +161,76 @@ class SystemdMachine:
         enter = f'echo $$ >{self._group}/cgroup.procs && exec "$@"'
         self._machine = subprocess.Popen(
             ["/bin/sh", "-c", enter, "enter", "nsenter", f"--mount=/proc/{self._layer.pid}/ns/mnt",
-             *NAMESPACES, "--fork", "--kill-child",
+             *DIES_ALONG, *NAMESPACES, "--fork", "--kill-child",
              "/bin/sh", "-c", BOOT, "boot", str(self.folder), self._needed, str(SYSTEMD)],
             stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         deadline = time.monotonic() + BOOT_SECONDS
-        while (state := self._state()) not in ("running", "degraded"):
+        while (state := self._state(deadline - time.monotonic())) not in ("running", "degraded"):
             assert self._machine.poll() is None, f"systemd ended with {self._machine.returncode}"
             assert time.monotonic() < deadline, f"after {BOOT_SECONDS:g} s systemd is {state or 'not there'}"
             time.sleep(0.2)
 
-    def _state(self) -> str:
+    def _state(self, seconds: float) -> str:
         try:
-            return self.run("systemctl", "is-system-running", check=False).strip()
-        except (ProcessLookupError, FileNotFoundError):
+            return self.run("systemctl", "is-system-running", check=False, timeout=max(seconds, 1.0)).strip()
+        except (ProcessLookupError, FileNotFoundError, subprocess.TimeoutExpired):
             return ""
 
     @property
     def _init(self) -> int:
         """The pid, seen from outside, of its process 1."""
         assert self._machine is not None
-        # nsenter and sh have become unshare, whose only child is systemd.
+        # nsenter, sh and setpriv have become unshare, whose only child is systemd.
         children = Path(f"/proc/{self._machine.pid}/task/{self._machine.pid}/children").read_text().split()
         if not children:
             raise ProcessLookupError("systemd isn't there yet")
         return int(children[0])
 
-    def run(self, *command: str, check: bool = True) -> str:
-        """Runs a command inside as root, in a group of its own beside the services; returns what it said."""
+    def run(self, *command: str, check: bool = True, timeout: float = 300) -> str:
+        """Runs a command inside as root, in a group of its own beside the services; returns what it said.
+
+        Raises subprocess.TimeoutExpired after so many seconds.
+        """
         done = subprocess.run(
             ["/usr/bin/nsenter", f"--target={self._init}", "--mount", "--pid", "--net", "--uts", "--ipc", "--root",
              "--wdns=/", "env", "-i", "LC_ALL=C.UTF-8", "HOME=/root", "TERM=dumb", "SYSTEMD_PAGER=",
              "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *command],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            timeout=300,
+            timeout=timeout,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}"
         return done.stdout
 
-    def power_off(self) -> None:
-        """Shuts it down as `poweroff` does: services are stopped in order."""
+    def power_off(self) -> float:
+        """Shuts it down as `poweroff` does: services are stopped in order. Returns the seconds it took."""
         assert self._machine is not None
+        began = time.monotonic()
         os.kill(self._init, signal.SIGRTMIN + 4)
-        self._machine.wait(STOP_SECONDS)
+        try:
+            self._machine.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"after {STOP_SECONDS:g} s it isn't off\n{self._told()}") from None
+        took = time.monotonic() - began
+        sys.stdout.write(f"powered off in {took:.1f} s\n")
         self._clear()
+        return took
+
+    def _told(self) -> str:
+        """What still runs inside and what systemd waits for, as far as it answers."""
+        asked = (
+            ("ps", "-eo", "pid,stat,wchan:20,args"),
+            ("systemctl", "list-jobs", "--no-pager"),
+            ("journalctl", "-b", "-n", "60", "--no-pager"),
+        )
+        told = []
+        for command in asked:
+            try:
+                said = self.run(*command, check=False, timeout=ASKED_SECONDS)
+            except (OSError, subprocess.SubprocessError) as error:
+                said = f"no answer: {error}"
+            told.append(f"$ {' '.join(command)}\n{said}")
+        return "\n".join(told)
 
     def cut_power(self) -> None:
         """Ends it at once."""
@@ -207,7 +240,7 @@ class SystemdMachine:
         self._clear()
 
     def _clear(self) -> None:
-        """Takes the emptied control groups away, deepest first."""
+        """Takes the emptied control groups away, deepest first; none may be left."""
         self._machine = None
         deadline = time.monotonic() + 10
         while self._group.exists() and time.monotonic() < deadline:
@@ -218,6 +251,7 @@ class SystemdMachine:
             with contextlib.suppress(OSError):
                 self._group.rmdir()
             time.sleep(0.05)
+        assert not self._group.exists(), f"{self._group} can't be taken away: something of the machine still runs"
 
 
 def interpreter_folders() -> list[Path]:

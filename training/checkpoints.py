@@ -151,6 +151,8 @@ def publish(temporary: Path, folder: Path, manifest: Manifest) -> tuple[Path, Ma
     write_json(temporary / MANIFEST_FILE, whole.to_json())
     digest = hashlib.sha256((temporary / MANIFEST_FILE).read_bytes()).hexdigest()
     final = path_of(folder, manifest.step)
+    for mark in final.glob(KEEP_MARKS):  # the step is reached once more: it stays what it was marked as
+        (temporary / mark.name).touch()
     remove(final)
     publish_folder(temporary, final)
     return final, whole, digest
@@ -185,7 +187,10 @@ def release(path: Path) -> bool:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Removes what an attempt that was killed has left half-written or half-removed."""
+    """Removes what an attempt that was killed has left half-written or half-removed; puts back what was marked."""
+    for marked in [path for path in folder.glob(".step-*.gone") if is_kept(path)]:
+        with contextlib.suppress(OSError):  # another has been written in its place
+            marked.rename(marked.with_name(marked.name.removeprefix(".").removesuffix(".gone")))
     for leftover in [*folder.glob(".step-*.part"), *folder.glob(".step-*.gone")]:
         shutil.rmtree(leftover, ignore_errors=True)
 

@@ -58,8 +58,8 @@ def find_resume(spec: JobSpec, folder: Path, events: EventWriter) -> Path | None
     """The checkpoint to go on from, verified; tells of it first of all. None: the run starts at the beginning.
 
     A named one is taken, or, when it is damaged, the last whole one of the run before it. Without a name a second
-    attempt takes the last whole one. Checkpoints beyond it belong to a course that is given up, and are removed.
-    Raises DamagedCheckpointError.
+    attempt takes the last whole one. Checkpoints beyond it belong to a course that is given up, and are removed, unless
+    they are marked as ones that stay. Raises DamagedCheckpointError.
     """
     checkpoints.clear_leftovers(folder)
     named = spec.inputs.resume_from
@@ -69,8 +69,10 @@ def find_resume(spec: JobSpec, folder: Path, events: EventWriter) -> Path | None
     step = checkpoints.read_manifest(path).step if path is not None else 0
     events.emit(Resumed(step=step))
     for later in [held for held in checkpoints.steps(folder) if held > step]:
-        checkpoints.remove(checkpoints.path_of(folder, later))
-        events.emit(CheckpointGone(step=later))
+        if checkpoints.release(checkpoints.path_of(folder, later)):
+            events.emit(CheckpointGone(step=later))
+        else:
+            events.log(f"The checkpoint of step {later} is kept, though the run goes on from before it.", "warning")
     return path
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from monitoring.events import EventWriter
@@ -88,7 +89,7 @@ def _room_of_optimizer(trainer: DividedSteps) -> torch.Tensor | None:
     optimizer = trainer.optimizer
     if optimizer is None or optimizer.state:
         return None
-    trained = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    trained = sum(_held_here(weight) for weight in trainer.model.parameters() if weight.requires_grad)
     size = int(OPTIMIZER_BYTES.get(str(trainer.args.optim.value), 8.0) * trained)
     try:
         return torch.empty(size, dtype=torch.uint8, device=trainer.args.device)
@@ -96,6 +97,12 @@ def _room_of_optimizer(trainer: DividedSteps) -> torch.Tensor | None:
         if is_out_of_memory(error):
             raise out_of_memory(error) from error
         raise
+
+
+def _held_here(weight: torch.Tensor) -> int:
+    """How many of its elements this process holds: of a sharded weight its own part."""
+    held: torch.Tensor = weight.to_local() if isinstance(weight, DTensor) else weight
+    return held.numel()
 
 
 @contextmanager

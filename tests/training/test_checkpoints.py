@@ -118,6 +118,17 @@ def test_a_marked_one_is_not_let_go(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-1"]
 
 
+def test_a_marked_one_outlives_a_kill_while_it_was_looked_at_and_being_written_anew(tmp_path: Path) -> None:
+    kept = write(tmp_path, 1)
+    (kept / "keep.pin").touch()
+    kept.rename(tmp_path / ".step-1.gone")  # as a kill in `release` leaves it
+    checkpoints.clear_leftovers(tmp_path)
+    assert checkpoints.verify(kept).step == 1
+    write(tmp_path, 1)
+    assert checkpoints.is_kept(kept)
+    assert checkpoints.verify(kept).step == 1
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
@@ -188,6 +199,15 @@ def test_a_second_attempt_goes_on_from_the_last_whole_one(tmp_path: Path) -> Non
     assert found == good
     assert told == [Resumed(step=1), CheckpointGone(step=2)]
     assert not torn.exists()
+
+
+def test_going_on_from_before_a_marked_one_leaves_it(tmp_path: Path) -> None:
+    good, torn = write(tmp_path / "checkpoints", 1), write(tmp_path / "checkpoints", 2)
+    cut(torn)
+    (torn / "keep.pin").touch()
+    found, told = resume(tmp_path, 2)
+    assert (found, torn.exists()) == (good, True)
+    assert CheckpointGone(step=2) not in told
 
 
 def test_a_second_attempt_without_a_checkpoint_starts_over_and_says_so(tmp_path: Path) -> None:

@@ -30,6 +30,13 @@ def moved(value: dict[str, Any]) -> dict[str, Any]:
     return {path: held for path, held, source in explain(load(value)) if source == "json"}
 
 
+def test_what_a_switch_neither_says_nor_denies_is_named() -> None:
+    said = {"early_stopping": 5, "bf16": "maybe", "continue_from_current": "false", "optimizer": None, "epochs": 1}
+    assert moved(said) == {"hyperparams.num_train_epochs": 1.0}
+    left = {entry.key: entry.reason for entry in load(said).left_out}
+    assert set(left) == {"early_stopping", "bf16"}
+
+
 @pytest.mark.parametrize(("said", "chain"), CHAINS.items())
 def test_continuing_from_the_current_model_is_a_chain(said: bool | str, chain: str) -> None:
     assert moved({"continue_from_current": said, "epochs": 1})["model.chain"] == chain
@@ -69,6 +76,10 @@ def test_every_key_is_moved_or_named_with_the_reason() -> None:
         ({"use_flash_attention": True}, "model.attn_implementation", "flash_attention_2"),
         ({"early_stopping": True}, "hyperparams.early_stopping_patience", 3),
         ({"regime3": True}, "profile.name", "regime3"),
+        ({"use_flash_attention": "true"}, "model.attn_implementation", "flash_attention_2"),
+        ({"early_stopping": "yes"}, "hyperparams.early_stopping_patience", 3),
+        ({"bf16": "true"}, "hyperparams.precision", "bf16"),
+        ({"emoji_think": 1}, "profile.name", "emoji_think"),
         ({"metric_for_best_model": "val_loss"}, "output.metric_for_best_model", "eval_loss"),
         ({"batch-size": 2}, "hyperparams.per_device_train_batch_size", 2),
         ({"batchSize": 2.0}, "hyperparams.per_device_train_batch_size", 2),

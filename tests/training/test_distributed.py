@@ -167,6 +167,7 @@ def outcome(code: str = "", *, at: float = 0.0, paused: bool = False) -> Outcome
         ({0: outcome("internal", at=1.0)}, {1: -9}, "rank_died"),
         ({0: outcome("internal", at=1.0), 1: outcome()}, {0: 1}, "internal"),
         ({}, {0: 1, 1: 1}, "rank_died"),
+        ({0: outcome()}, {1: 1}, "rank_died"),
     ],
 )
 def test_the_fault_that_is_told_is_the_one_that_began_it(

@@ -127,13 +127,15 @@ class CheckpointKeeper:
 
     def _let_go(self, coming: int | None = None) -> None:
         """Removes what retention doesn't keep; with `coming` what it won't once that step's checkpoint is there."""
+        if not self._output.save_total_limit:
+            return  # all are kept
+        measured = self._output.metric_for_best_model == "eval_loss" and self._run.eval_step is not None
         scores: dict[int, float | None] = {}
         for step in checkpoints.steps(self.folder):
             try:
                 manifest = checkpoints.read_manifest(checkpoints.path_of(self.folder, step))
             except checkpoints.DamagedCheckpointError:
                 continue
-            measured = self._output.metric_for_best_model == "eval_loss" and self._run.eval_step is not None
             scores[step] = manifest.eval_loss if measured else manifest.loss
         protected = [self._run.best_step] if self._early_stopping and self._run.best_step is not None else []
         if self._run.suspect_since is not None:

@@ -43,11 +43,13 @@ class Divergence(TrainerCallback):  # type: ignore[misc]
         if not logs or "loss" not in logs:
             return
         loss, norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
-        step, good = state.global_step, _last_good(self._folder, self._run)
+        step = state.global_step
         if not math.isfinite(loss):
-            raise _not_finite(f"The loss is {loss} at step {step}", good, args.learning_rate)
+            raise _not_finite(f"The loss is {loss} at step {step}", self._folder, self._run, args.learning_rate)
         if not math.isfinite(norm) and not args.fp16:  # fp16 meets infinities while it looks for its scale
-            raise _not_finite(f"The gradient's norm is {norm} at step {step}", good, args.learning_rate)
+            raise _not_finite(
+                f"The gradient's norm is {norm} at step {step}", self._folder, self._run, args.learning_rate
+            )
         self._note(step, loss)
         if self._run.suspect_points >= PATIENCE_POINTS:
             raise self._diverged(step, args.learning_rate)
@@ -84,11 +86,11 @@ def require_finite(trainer: JobTrainer, folder: Path, run: RunState) -> None:
 
     The loss of a step is that of the weights before it; what the step itself has done to them only they can tell.
     """
-    step, learning_rate, good = trainer.state.global_step, trainer.args.learning_rate, _last_good(folder, run)
+    step, learning_rate = trainer.state.global_step, trainer.args.learning_rate
     if not trainer.loss_is_finite():
-        raise _not_finite(f"The loss is no number at step {step}", good, learning_rate)
+        raise _not_finite(f"The loss is no number at step {step}", folder, run, learning_rate)
     if trainer.args.world_size == 1 and not _are_finite(trainer.model):  # several processes each see a part alone
-        raise _not_finite(f"Weights are no numbers after step {step}", good, learning_rate)
+        raise _not_finite(f"Weights are no numbers after step {step}", folder, run, learning_rate)
 
 
 def _are_finite(model: Any) -> bool:
@@ -96,10 +98,10 @@ def _are_finite(model: Any) -> bool:
     return bool(torch.stack([found.to(trained[0].device) for found in trained]).all().item())
 
 
-def _not_finite(told: str, good: str, learning_rate: float) -> JobFaultError:
+def _not_finite(told: str, folder: Path, run: RunState, learning_rate: float) -> JobFaultError:
     return JobFaultError(
         "loss_not_finite",
-        f"{told}: from here on the weights are worthless. {good}",
+        f"{told}: from here on the weights are worthless. {_last_good(folder, run)}",
         f"Lower hyperparams.learning_rate (it is {learning_rate:g}) or raise hyperparams.warmup_ratio, and go on from "
         "there.",
     )

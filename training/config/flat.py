@@ -80,6 +80,9 @@ def _take(flat: Flat, word: str, value: Any, key: str, whole: Mapping[str, Any])
     """Puts one key where it belongs, or among those left out."""
     if any(mark in word for mark in SECRETS):
         flat.left_out.append(LeftOut(key, "Secrets don't belong in a configuration: the agent's environment has them."))
+    elif value is None:  # "not set": the default holds
+        if word not in _CHANGED and word not in _SAME and word not in _OTHERS:
+            flat.left_out.append(LeftOut(key, NO_PLACE.get(word) or _no_such(word)))
     elif word in _CHANGED:
         moved = _CHANGED[word](value, whole)
         if isinstance(moved, str):
@@ -88,8 +91,6 @@ def _take(flat: Flat, word: str, value: Any, key: str, whole: Mapping[str, Any])
             for there, held in moved:
                 _put(flat, there, held, key)
     elif path := _SAME.get(word) or _OTHERS.get(word):
-        if value is None:  # "not set": the default holds
-            return
         _put(flat, path, _in_kind(path, value), key)
     else:
         flat.left_out.append(LeftOut(key, NO_PLACE.get(word) or _no_such(word)))
@@ -215,6 +216,7 @@ OPTIMIZERS = {
 }  # fmt: skip
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16", "float": "float32"}
 BITS = {"4": "load_in_4bit", "8": "load_in_8bit"}
+NEITHER = "It is a switch: true or false."
 
 
 def _optimizer(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
@@ -233,11 +235,19 @@ def _precision(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
     return [("hyperparams.precision", known.get(word, word))]
 
 
+def _is_on(value: Any) -> bool | None:
+    """What a switch says, also in words; None where it says neither."""
+    if isinstance(value, str):
+        value = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(value.lower())
+    return value if isinstance(value, bool) else {1: True, 0: False}.get(value) if isinstance(value, int) else None
+
+
 def _half(kind: str) -> Callable[[Any, Mapping[str, Any]], list[Moved] | str]:
     """`bf16: true` and `fp16: true`, one of which is usually false and says nothing."""
 
     def read(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
-        return [("hyperparams.precision", kind)] if value is True else []
+        on = _is_on(value)
+        return [("hyperparams.precision", kind)] if on else NEITHER if on is None else []
 
     return read
 
@@ -271,13 +281,13 @@ def _by_epoch(path: str) -> Callable[[Any, Mapping[str, Any]], list[Moved] | str
 
 
 def _lora(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
-    if not isinstance(value, bool):
-        return "model.method decides: lora or full."
-    return [("model.method", "lora" if value else "full")]
+    on = _is_on(value)
+    return "model.method decides: lora or full." if on is None else [("model.method", "lora" if on else "full")]
 
 
 def _full(value: Any, whole: Mapping[str, Any]) -> list[Moved] | str:
-    return _lora(not value if isinstance(value, bool) else value, whole)
+    on = _is_on(value)
+    return _lora(value if on is None else not on, whole)
 
 
 def _quantization(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
@@ -287,11 +297,15 @@ def _quantization(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
 
 
 def _flash(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
-    return [("model.attn_implementation", "flash_attention_2" if value is True else "sdpa")]
+    on = _is_on(value)
+    return NEITHER if on is None else [("model.attn_implementation", "flash_attention_2" if on else "sdpa")]
 
 
 def _early_stopping(value: Any, whole: Mapping[str, Any]) -> list[Moved] | str:
-    if value is True:
+    on = _is_on(value)
+    if on is None:
+        return NEITHER
+    if on:
         if "early_stopping_patience" in whole or "patience" in whole:
             return "Said by the patience already."
         return [("hyperparams.early_stopping_patience", 3)]
@@ -302,16 +316,18 @@ def _switch(name: str) -> Callable[[Any, Mapping[str, Any]], list[Moved] | str]:
     """`emoji_think: true` and its like: a profile that was a switch."""
 
     def read(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
-        return [("profile.name", name)] if value is True else []
+        on = _is_on(value)
+        return [("profile.name", name)] if on else NEITHER if on is None else []
 
     return read
 
 
 def _chain(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:
     """`continue_from_current: true`: the one chain that there was, or another by its name."""
-    if isinstance(value, str):
-        return [("model.chain", value)]
-    return [("model.chain", "current_model")] if value is True else []
+    on = _is_on(value)
+    if on is None:
+        return [("model.chain", value)] if isinstance(value, str) else NEITHER
+    return [("model.chain", "current_model")] if on else []
 
 
 def _best(value: Any, _whole: Mapping[str, Any]) -> list[Moved] | str:

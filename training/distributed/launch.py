@@ -95,6 +95,11 @@ def _come_to(outcomes: dict[int, Outcome], died: dict[int, int], count: int) -> 
         )
     for held in [*understood, *faults]:
         raise JobFaultError(held["code"], held["message"], held["fix"], needed_bytes=held["needed_bytes"])
+    if died:  # without a word of their own
+        rank, code = min(died.items())
+        raise JobFaultError(
+            "rank_died", f"Process {rank + 1} of the run's {count} ended with status {code}.", "Read the job's log."
+        )
     if 0 not in outcomes:
         raise JobFaultError("rank_died", f"The run's {count} processes could not be started.", "Read the job's log.")
     if outcomes[0]["is_paused"]:

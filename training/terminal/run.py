@@ -110,6 +110,8 @@ def _understand(arguments: Sequence[str]) -> Asked:
     output = (given.output or Path("runs") / given.dataset.name.split(".")[0]).resolve()
     before = _before(output, resume=given.resume)
     inputs = before.inputs if before else Inputs()
+    if before is not None and given.dataset is not None:
+        _tell("The run goes on with the dataset that it began with: --dataset is not read.")
     dataset, model = (
         path or (Path(held.path) if held else None)
         for path, held in ((given.dataset, inputs.dataset), (given.model, inputs.model))
@@ -251,7 +253,11 @@ def _conclude(code: int, asked: Asked, folder: Path) -> None:
 def _interruptible(wishes: Wishes, say: Callable[[str], None]) -> Iterator[None]:
     """Ctrl-C once is the wish PAUSE; twice, the block is left by KeyboardInterrupt."""
 
+    owner = os.getpid()
+
     def interrupt(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            return  # a process that loads data: it inherits the handler, and ends with the run
         if wishes.told is Wish.PAUSE:
             raise KeyboardInterrupt
         wishes.tell(Wish.PAUSE)
