@@ -1,9 +1,13 @@
 """The verb `validate` as a process: what it accepts, rejects and reports."""
 
+import contextlib
 import gzip
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +17,12 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from monitoring.attempt import JobPausedError
 from monitoring.events import EXIT_PAUSED, Artefact, Inputs, Log, Phase, Progress, Wish
 from tests.tiny import build_tiny_model, write_style_dataset
 from tests.training.attempts import Attempt, make_attempt, wait_until
 from training.data.rows import read_rows
+from training.interruption import interruptible
 
 GOOD = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n'
 MEMORY_LIMIT_BYTES = 200 << 20
@@ -292,6 +298,29 @@ def test_a_signal_leaves_nothing_half_written(tmp_path: Path, wish: Wish, code: 
         process.kill()
         process.wait()
     assert files_of(tmp_path) == {"source.jsonl"}
+
+
+def test_a_signal_that_another_thread_got_ends_what_the_main_thread_waits_for(tmp_path: Path) -> None:
+    pipe, main = tmp_path / "source.jsonl", threading.get_native_id()
+    os.mkfifo(pipe)
+    ended, in_vain = threading.Event(), threading.Event()
+
+    def signalled() -> None:
+        with contextlib.suppress(AssertionError):  # some kernels don't tell; it waits in any case soon
+            wchan = Path(f"/proc/self/task/{main}/wchan")
+            wait_until(lambda: wchan.read_text() == "wait_for_partner", "the pipe to be opened", 1.0)
+        signal.pthread_kill(threading.get_ident(), Wish.PAUSE.signal)  # as the kernel may choose at power-off
+        if not ended.wait(5.0):
+            in_vain.set()
+            pipe.open("wb").close()
+
+    other = threading.Thread(target=signalled)
+    other.start()
+    with pytest.raises(JobPausedError), interruptible():
+        pipe.open("rb").close()  # nobody writes into it, unless the signal was in vain
+    ended.set()
+    other.join()
+    assert not in_vain.is_set()
 
 
 def test_what_a_killed_attempt_left_is_cleared(tmp_path: Path) -> None:
