@@ -8,18 +8,14 @@ Goal: within 20 %.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.machine import described
+from bench.measured_run import measured
 from monitoring.events import Artefact
-from monitoring.files import write_json
-from tests.product import CHECKOUT
 from tests.tiny import build_tiny_model
 from tests.training.trainjobs import TrainJob
 from training.config.loader import parse_config
@@ -87,31 +83,24 @@ def measure(case: Case, model: Path, scratch: Path) -> tuple[dict[str, int], dic
     config = case.config()
     write_long_rows(scratch / "dataset" / "rows.jsonl", case.batch * STEPS, case.tokens)
     job = TrainJob(scratch, config, Artefact(id="model", path=str(model), sha256="a" * 64))
-    spec = job.attempt_dir / "spec.json"
-    write_json(spec, job.spec().to_json())
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.measured_run", str(spec)], cwd=CHECKOUT, capture_output=True, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{case.name}: the run failed.\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    figures = measured(job)
     place = Place("cuda", "bf16") if torch.cuda.is_available() else Place("cpu", "fp32")
     estimate = estimate_memory(read_shape(model), parse_config(config), case.tokens, place).to_json()
     if torch.cuda.is_available():
         estimate["peak"] -= estimate["overhead"]
-    return estimate, json.loads(done.stdout.splitlines()[-1])
+    return estimate, figures
 
 
 def report(case: Case, model: Path) -> float:
     """Prints the line of a case; returns its error in percent."""
     with tempfile.TemporaryDirectory(prefix="estimate-") as scratch:
-        estimate, measured = measure(case, model, Path(scratch))
-    error = (estimate["peak"] / measured["trained"] - 1) * 100
+        estimate, found = measure(case, model, Path(scratch))
+    error = (estimate["peak"] / found["trained"] - 1) * 100
     print(
         f"{case.name:38} {case.batch:3} x {case.tokens:5}: estimated {estimate['peak'] / 1e9:6.2f} GB, "
-        f"measured {measured['trained'] / 1e9:6.2f} GB, error {error:+5.1f} %   "
-        f"(process alone {measured['baseline'] / 1e9:.2f}, while loading {measured['loaded'] / 1e9:.2f}, "
-        f"with publishing {measured['whole'] / 1e9:.2f})",
+        f"measured {found['trained'] / 1e9:6.2f} GB, error {error:+5.1f} %   "
+        f"(process alone {found['baseline'] / 1e9:.2f}, while loading {found['loaded'] / 1e9:.2f}, "
+        f"with publishing {found['whole'] / 1e9:.2f})",
         flush=True,
     )
     return error

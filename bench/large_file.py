@@ -6,9 +6,6 @@ What the large file costs is the difference; its size must not show in it.
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from itertools import islice
@@ -16,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import described
+from bench.measured_run import measured
 from bench.upload import write_rows
 from monitoring.events import Artefact
-from monitoring.files import write_json
-from tests.product import CHECKOUT
 from tests.tiny import build_tiny_model
 from tests.training.trainjobs import TrainJob
 
@@ -35,12 +31,8 @@ def run(folder: Path, model: Path, steps: int) -> tuple[int, float]:
         "environment": {"cpu_threads": 1, "nice": 0},
     }
     job = TrainJob(folder, config, Artefact(id="tiny", path=str(model), sha256="a" * 64))
-    spec = job.attempt_dir / "spec.json"
-    write_json(spec, job.spec().to_json())
     began = time.perf_counter()
-    command = [sys.executable, "-m", "bench.measured_run", str(spec)]
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=True)
-    figures = json.loads(done.stdout.splitlines()[-1])
+    figures = measured(job)
     return max(figures["loaded"], figures["trained"]), time.perf_counter() - began
 
 

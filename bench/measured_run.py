@@ -1,13 +1,32 @@
-"""The process that `bench.estimate` measures: a run as `python -m training train SPEC` makes it, and what it held.
+"""The process that benchmarks measure: a run as `python -m training train SPEC` makes it, and what it held.
 
 Prints one JSON line: `baseline` (bytes resident with everything imported), `trained` (the most until the last step),
 `whole` (the most until the end, publishing included); on a GPU what its allocator held at most.
 """
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.training.trainjobs import TrainJob
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+
+def measured(job: "TrainJob") -> dict[str, int]:
+    """Runs the job in such a process, on one thread; returns its figures. Ends the benchmark where the run fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.measured_run", str(job.write_spec())], cwd=CHECKOUT, capture_output=True,
+        text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"The run in {job.root} failed.\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    figures: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return figures
 
 
 def resident(name: str) -> int:

@@ -8,6 +8,7 @@ to the longest of a batch, loss on the answer alone (TRL's prompt and completion
 import json
 import sys
 import time
+from pathlib import Path
 
 
 def main(model_folder: str, rows_path: str, steps: int, batch: int) -> None:
@@ -34,7 +35,7 @@ def main(model_folder: str, rows_path: str, steps: int, batch: int) -> None:
         def _get_train_sampler(self, *_args: object) -> torch.utils.data.Sampler[int]:
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
-    with open(rows_path, encoding="utf-8") as stream:  # noqa: PTH123
+    with Path(rows_path).open(encoding="utf-8") as stream:
         chats = [json.loads(line)["messages"] for line in stream]
     rows = Dataset.from_list([{"prompt": chat[:-1], "completion": chat[-1:]} for chat in chats])
     arguments = SFTConfig(

@@ -14,6 +14,8 @@ from typing import Any
 from monitoring.events import EVENTS_FILE, EXIT_PAUSED, Error, EventWriter, JobSpec, Result, Started
 
 EXIT_FAULT = 1
+EXIT_USAGE = 2
+"""The call can't be understood."""
 
 
 class JobFaultError(Exception):

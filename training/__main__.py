@@ -8,9 +8,11 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from monitoring.attempt import EXIT_USAGE
 
 JOBS = {"train": "training.job", "validate": "training.data.job", "fetch": "training.fetch.job"}
-EXIT_USAGE = 2
 USAGE = """Usage:
   python -m training train SPEC       trains a model as SPEC (a spec.json) says
   python -m training train --dataset FILE --model DIR [--base DIR] [--output DIR] [--json FILE]
@@ -31,22 +33,21 @@ def main(arguments: Sequence[str]) -> int:
     """Runs one verb; returns the exit code."""
     match list(arguments):
         case [verb, spec] if verb in JOBS:
-            code: int = importlib.import_module(JOBS[verb]).main(Path(spec))
-            return code
+            return _call(JOBS[verb], Path(spec))
         case ["train", first, *_] if first.startswith("--") and first != "--help":
-            trained: int = importlib.import_module("training.terminal.run").main(arguments[1:])
-            return trained
+            return _call("training.terminal.run", arguments[1:])
         case ["rank", spec, resume]:  # one of several processes of a run (training.distributed)
-            ended: int = importlib.import_module("training.distributed.worker").main(
-                Path(spec), Path(resume) if resume else None
-            )
-            return ended
+            return _call("training.distributed.worker", Path(spec), Path(resume) if resume else None)
         case ["config", *rest]:
-            told: int = importlib.import_module("training.config.command").main(rest)
-            return told
+            return _call("training.config.command", rest)
         case _:
             print(USAGE, end="", file=sys.stderr)
             return EXIT_USAGE
+
+
+def _call(module: str, *given: Any) -> int:
+    code: int = importlib.import_module(module).main(*given)
+    return code
 
 
 if __name__ == "__main__":

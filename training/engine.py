@@ -33,7 +33,7 @@ from training.distributed.ranks import Ranks
 from training.division import is_out_of_memory, out_of_memory
 from training.fetch.inspect import ModelFacts
 from training.memory_probe import MemoryProbe
-from training.models import Start, load_model, load_tokenizer
+from training.models import Start, load_model, load_tokenizer, trained_weights
 from training.precision import choose_precision
 from training.profiles.base import BrokenProfileError, Profile, UnknownProfileError, load_profile
 from training.publishing import Origin, publish_model
@@ -183,13 +183,7 @@ class TrainerEngine:
         self._events.log(_size(model))
         held = split.evaluation
         progress = ProgressTeller(self._events, self._phases, run, config.monitoring.update_interval_seconds)
-        output_dir = Path(self._spec.output_dir)
-        keeper = CheckpointKeeper(
-            output_dir, config=config, events=self._events, run=run, phases=self._phases, progress=progress,
-            ranks=self._ranks,
-        )  # fmt: skip
-        if self._resume:
-            keeper.last_step = checkpoints.read_manifest(self._resume).step
+        keeper = self._keeper(config, run, progress)
         divergence = Divergence(run, keeper.folder, config.monitoring.divergence_factor)
         schedule = Schedule(config, run, evaluates=held is not None)
         safety = Safety(self._wishes, self._phases, len(held) if held is not None else 0)
@@ -197,25 +191,17 @@ class TrainerEngine:
         room = RoomWatch(keeper)
         samples = Samples(config, origin.profile, tokenizer, self._events)
         probe = MemoryProbe(self._events)
+        callbacks = [
+            progress, divergence, schedule, samples, probe, *load_callbacks(), *extra, room, safety, *agreement,
+        ]  # fmt: skip
         trainer = JobTrainer(
             settings=config,
             ranks=self._ranks,
             save=keeper.save,
             say=lambda text: self._events.log(text, "warning"),
-            callbacks=[
-                progress,
-                divergence,
-                schedule,
-                samples,
-                probe,
-                *load_callbacks(),
-                *extra,
-                room,
-                safety,
-                *agreement,
-            ],
+            callbacks=callbacks,
             model=model,
-            args=training_arguments(config, precision, str(output_dir), self._ranks),
+            args=training_arguments(config, precision, self._spec.output_dir, self._ranks),
             data_collator=_collator(config, tokenizer),
             train_dataset=split.train,
             eval_dataset=held,
@@ -225,6 +211,15 @@ class TrainerEngine:
         if self._resume is None:
             keeper.require_room(trainer)
         return trainer, schedule, safety
+
+    def _keeper(self, config: TrainerConfig, run: RunState, progress: ProgressTeller) -> CheckpointKeeper:
+        keeper = CheckpointKeeper(
+            Path(self._spec.output_dir), config=config, events=self._events, run=run, phases=self._phases,
+            progress=progress, ranks=self._ranks,
+        )  # fmt: skip
+        if self._resume:
+            keeper.last_step = checkpoints.read_manifest(self._resume).step
+        return keeper
 
     def _heed_pause(self) -> None:
         """Before the first step there is nothing to save: what is there already is where the next attempt begins."""
@@ -303,6 +298,6 @@ def _end_answers_with(ends: list[int], model: Any) -> None:
 
 
 def _size(model: Any) -> str:
-    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    trained = sum(weight.numel() for weight in trained_weights(model))
     whole = sum(weight.numel() for weight in model.parameters())
     return f"{trained:,} of {whole:,} weights are trained."

@@ -24,6 +24,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from monitoring.events import EventWriter
 from training.division import Batch, DividedSteps, free_cache, is_out_of_memory, out_of_memory
 from training.estimate.memory import OPTIMIZER_BYTES
+from training.models import trained_weights
 
 LOOKED_AT = 8
 """So many times a batch."""
@@ -89,7 +90,7 @@ def _room_of_optimizer(trainer: DividedSteps) -> torch.Tensor | None:
     optimizer = trainer.optimizer
     if optimizer is None or optimizer.state:
         return None
-    trained = sum(_held_here(weight) for weight in trainer.model.parameters() if weight.requires_grad)
+    trained = sum(_held_here(weight) for weight in trained_weights(trainer.model))
     size = int(OPTIMIZER_BYTES.get(str(trainer.args.optim.value), 8.0) * trained)
     try:
         return torch.empty(size, dtype=torch.uint8, device=trainer.args.device)

@@ -34,6 +34,11 @@ class Start:
     adapter: Path | None = None
 
 
+def trained_weights(model: Any) -> list[torch.Tensor]:
+    """The weights that a run changes."""
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
 def load_tokenizer(start: Start, profile: Profile, say: Say) -> Any:
     """The fast tokenizer, with a chat template and a padding token in any case.
 

@@ -14,6 +14,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import DefaultFlowCallback, PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
+from training.config.schedule import warmup_share
 from training.config.schema import TrainerConfig
 from training.data.encoding import IGNORED
 from training.data.loading import Examples
@@ -40,8 +41,7 @@ def training_arguments(config: TrainerConfig, precision: Precision, output_dir: 
         gradient_accumulation_steps=hyper.gradient_accumulation_steps,
         learning_rate=hyper.learning_rate,
         weight_decay=hyper.weight_decay,
-        # A share below 1 is what transformers takes for one; 1 itself it takes for a single step.
-        warmup_steps=min(hyper.warmup_ratio, 0.999999),
+        warmup_steps=warmup_share(config),
         lr_scheduler_type=hyper.lr_scheduler_type,
         max_grad_norm=hyper.max_grad_norm,
         optim=hyper.optim,

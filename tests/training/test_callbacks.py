@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from monitoring.events import EVENTS_FILE, EventWriter, Progress, decode_event, read_lines
+from monitoring.events import EVENTS_FILE, EventWriter, Metrics, Progress, decode_event, read_lines
 from tests.tiny import write_style_dataset
 from tests.training.trainjobs import REPOSITORY, make_job, tiny_model
 from training.callbacks import progress
@@ -61,6 +61,26 @@ def test_between_two_updates_lies_the_interval(tmp_path: Path, monkeypatch: pyte
     lines, _ = read_lines(tmp_path / EVENTS_FILE, 0)
     told: list[Any] = [decode_event(line).body for line in lines.splitlines()]
     assert [body.done for body in told] == [1, 5, 9, 13, 17]
+
+
+def test_a_logged_step_asks_for_the_counts_once(tmp_path: Path) -> None:
+    asked: list[int] = []
+    control, state = TrainerControl(), TrainerState(global_step=1, max_steps=10)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+
+    class Counting:
+        def counts(self) -> tuple[int, int]:
+            asked.append(1)
+            return 80, 4
+
+    with EventWriter(tmp_path / EVENTS_FILE) as events:
+        teller: Any = progress.ProgressTeller(events, progress.PhaseTeller(events), RunState(), 0.5)
+        teller.trainer = Counting()
+        teller.on_log(arguments, state, control, {"loss": 1.0})
+    line = read_lines(tmp_path / EVENTS_FILE, 0)[0].splitlines()[-1]
+    body = decode_event(line).body
+    assert isinstance(body, Metrics)
+    assert (body.values["tokens"], len(asked)) == (80.0, 1)
 
 
 def test_the_guides_call_from_python_trains(tmp_path: Path) -> None:

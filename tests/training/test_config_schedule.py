@@ -14,7 +14,6 @@ from transformers.trainer import Trainer
 from training.config.fields import by_path
 from training.config.loader import ConfigError, parse_config
 from training.config.schedule import MAX_POINTS, curve, held_out, learning_rate, plan, warmup_steps
-from training.data.loading import _held_out
 from training.distributed.ranks import Ranks
 from training.precision import choose_precision
 from training.trainer import training_arguments
@@ -66,12 +65,6 @@ def test_the_steps_are_those_of_the_trainer(
     values = trainer.set_initial_training_values(arguments, loader)
     assert (found.steps_per_epoch, found.total_steps) == (values[1], values[6])
     assert found.effective_batch == values[4]
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.05, 0.5])
-@pytest.mark.parametrize("count", [1, 2, 3, 19, 1000])
-def test_the_held_out_share_is_the_trainers(count: int, fraction: float) -> None:
-    assert held_out(count, fraction) == _held_out(count, fraction)
 
 
 def test_what_narrows_the_data_narrows_the_plan() -> None:

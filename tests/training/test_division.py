@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from monitoring.attempt import JobFaultError
 from monitoring.events import Log, Metrics
@@ -97,6 +100,16 @@ def test_the_probe_leaves_no_trace_but_its_sentence(
         assert probed.curve(key) == adapter.curve(key)
     (said,) = [body.text for body in probed.bodies(Log) if "longest batch" in body.text]
     assert "at once" in said
+
+
+def test_of_a_shared_weight_the_probe_counts_its_own_part() -> None:
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        shared = DTensor.from_local(torch.zeros(3), init_device_mesh("cpu", (2,)), [Shard(0)])
+        assert (shared.numel(), memory_probe._held_here(shared)) == (6, 3)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert memory_probe._held_here(torch.zeros(4)) == 4
 
 
 def test_the_probe_finds_the_division_before_the_first_step(

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from monitoring.attempt import JobFaultError
 from monitoring.events import EXIT_PAUSED, Metrics, Resumed, decode_event, read_lines
 from tests.tiny import write_style_dataset
 from tests.training.trainjobs import DEADLINE_SECONDS, REPOSITORY, tiny_model
@@ -107,6 +108,24 @@ def test_a_second_interrupt_ends_at_once() -> None:
         assert wishes.told is not None
         os.kill(os.getpid(), signal.SIGINT)
     assert said == ["Ends after this step with a checkpoint. Ctrl-C again ends at once."]
+
+
+def test_an_interrupt_is_nothing_to_a_process_that_loads_data() -> None:
+    wishes, said = Wishes(), list[str]()
+    with run._interruptible(wishes, said.append):
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(0 if wishes.told is None and not said else 3)
+        assert os.waitpid(child, 0) == (child, 0)
+    assert (wishes.told, said) == (None, [])
+
+
+def test_what_is_no_attempt_is_none(tmp_path: Path) -> None:
+    (tmp_path / "attempts" / "1 (copy)").mkdir(parents=True)
+    with pytest.raises(JobFaultError, match="There is no run in"):
+        run._before(tmp_path, resume=True)
 
 
 def test_a_file_with_faults_is_told_with_lines_and_leaves_nothing(

@@ -80,11 +80,16 @@ class TrainJob:
             inputs=inputs, config=self.config, model_dir=str(self.model_dir),
         )  # fmt: skip
 
-    def start(self) -> "TrainJob":
-        """Starts `python -m training train SPEC`."""
+    def write_spec(self) -> Path:
+        """Makes the attempt's folder with its `spec.json`, and returns that."""
         self.attempt_dir.mkdir(parents=True)
         spec_path = self.attempt_dir / "spec.json"
         spec_path.write_text(json.dumps(self.spec().to_json()))
+        return spec_path
+
+    def start(self) -> "TrainJob":
+        """Starts `python -m training train SPEC`."""
+        spec_path = self.write_spec()
         with (self.attempt_dir / "log.txt").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "training", "train", str(spec_path)],

@@ -17,12 +17,12 @@ from training.callbacks.progress import PhaseTeller, ProgressTeller
 from training.checkpoints import Manifest
 from training.config.schema import TrainerConfig
 from training.distributed.ranks import Ranks
+from training.estimate.memory import OPTIMIZER_BYTES
+from training.models import trained_weights
 from training.state import RunState
 from training.trainer import JobTrainer
 
 LOOK_AT_DISK_SECONDS = 5.0
-MOMENT_BYTES = 8
-"""What an optimizer of the Adam family keeps for a weight that it trains: two numbers in fp32."""
 
 
 class CheckpointKeeper:
@@ -35,6 +35,7 @@ class CheckpointKeeper:
         self._ranks = ranks
         self.folder = output_dir / checkpoints.FOLDER
         self._output = config.output
+        self._moment_bytes = OPTIMIZER_BYTES[config.hyperparams.optim]
         self._early_stopping = config.hyperparams.early_stopping_patience > 0
         self._events = events
         self._run = run
@@ -98,10 +99,10 @@ class CheckpointKeeper:
     def _size_bytes(self, trainer: JobTrainer) -> int:
         """What a checkpoint takes: as much as the last one; before that what weights and optimizer will come to."""
         if self._last_bytes is None:
-            trained = [weight for weight in trainer.model.parameters() if weight.requires_grad]
+            trained = trained_weights(trainer.model)
             saved = trained if hasattr(trainer.model, "peft_config") else list(trainer.model.parameters())
             weights = sum(weight.numel() * weight.element_size() for weight in saved)
-            self._last_bytes = weights + MOMENT_BYTES * sum(weight.numel() for weight in trained)
+            self._last_bytes = weights + int(self._moment_bytes * sum(weight.numel() for weight in trained))
         return self._last_bytes
 
     # --- Writing and letting go ---

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from monitoring.attempt import JobFaultError
 from training import checkpoints
+from training.models import trained_weights
 from training.state import RunState
 from training.trainer import JobTrainer
 
@@ -94,7 +95,7 @@ def require_finite(trainer: JobTrainer, folder: Path, run: RunState) -> None:
 
 
 def _are_finite(model: Any) -> bool:
-    trained = [torch.isfinite(weight).all() for weight in model.parameters() if weight.requires_grad]
+    trained = [torch.isfinite(weight).all() for weight in trained_weights(model)]
     return bool(torch.stack([found.to(trained[0].device) for found in trained]).all().item())
 
 

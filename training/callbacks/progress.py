@@ -103,10 +103,10 @@ class ProgressTeller(TrainerCallback):  # type: ignore[misc]
             self._run.examples = self._examples_before + examples
 
     def _tokens_per_second(self) -> float:
-        self.take_counts()
-        seconds = time.monotonic() - self._mark_seconds
-        tokens = self._run.tokens - self._mark_tokens
+        """Since the last mark; sets the next one."""
+        seconds_before, tokens_before = self._mark_seconds, self._mark_tokens
         self._mark()
+        seconds, tokens = self._mark_seconds - seconds_before, self._mark_tokens - tokens_before
         return tokens / seconds if seconds > 0 else 0.0
 
     def _mark(self) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monitoring.attempt import EXIT_USAGE
 from training.config import loader
 
-EXIT_USAGE = 2
 MAX_BYTES = 1 << 20
 
 

@@ -44,7 +44,7 @@ class Flat:
 def is_flat(value: Mapping[str, Any]) -> bool:
     """Whether this is a flat file: some key holds a value where a configuration has sections of settings."""
     names = {section.name for section in sections()}
-    known = {*_SAME, *_OTHERS}
+    known = _PATHS
     return any(
         not isinstance(held, Mapping) and (key not in names or _word(key) in known) for key, held in value.items()
     )
@@ -73,7 +73,7 @@ def _word(key: str) -> str:
 
 
 def _is_known(word: str) -> bool:
-    return word in _SAME or word in _OTHERS or word in _CHANGED or word in NO_PLACE
+    return word in _PATHS or word in _CHANGED or word in NO_PLACE
 
 
 def _take(flat: Flat, word: str, value: Any, key: str, whole: Mapping[str, Any]) -> None:
@@ -81,7 +81,7 @@ def _take(flat: Flat, word: str, value: Any, key: str, whole: Mapping[str, Any])
     if any(mark in word for mark in SECRETS):
         flat.left_out.append(LeftOut(key, "Secrets don't belong in a configuration: the agent's environment has them."))
     elif value is None:  # "not set": the default holds
-        if word not in _CHANGED and word not in _SAME and word not in _OTHERS:
+        if word not in _CHANGED and word not in _PATHS:
             flat.left_out.append(LeftOut(key, NO_PLACE.get(word) or _no_such(word)))
     elif word in _CHANGED:
         moved = _CHANGED[word](value, whole)
@@ -90,7 +90,7 @@ def _take(flat: Flat, word: str, value: Any, key: str, whole: Mapping[str, Any])
         else:
             for there, held in moved:
                 _put(flat, there, held, key)
-    elif path := _SAME.get(word) or _OTHERS.get(word):
+    elif path := _PATHS.get(word):
         _put(flat, path, _in_kind(path, value), key)
     else:
         flat.left_out.append(LeftOut(key, NO_PLACE.get(word) or _no_such(word)))
@@ -127,8 +127,8 @@ def _in_number(value: Any, *, is_whole: bool) -> Any:
 
 
 def _no_such(word: str) -> str:
-    near = difflib.get_close_matches(word, [*_SAME, *_OTHERS], n=1)
-    hint = f" Did you mean {near[0]}, which is {_SAME.get(near[0]) or _OTHERS[near[0]]}?" if near else ""
+    near = difflib.get_close_matches(word, _PATHS, n=1)
+    hint = f" Did you mean {near[0]}, which is {_PATHS[near[0]]}?" if near else ""
     return f"No setting of this name is known.{hint}"
 
 
@@ -207,6 +207,7 @@ _OTHERS = {
     for old in names.split()
 }  # fmt: skip
 """The older names of settings."""
+_PATHS = {**_OTHERS, **_SAME}
 
 # --- Keys whose value means something else now ------------------------------------------------------------------------
 

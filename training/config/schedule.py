@@ -68,9 +68,14 @@ def processes(config: TrainerConfig) -> int:
     return max(1, config.environment.gpus) * config.environment.num_nodes if shared else 1
 
 
+def warmup_share(config: TrainerConfig) -> float:
+    """The warm-up's share of all steps; below 1, since transformers takes 1 for a single step."""
+    return min(config.hyperparams.warmup_ratio, 0.999999)
+
+
 def warmup_steps(config: TrainerConfig, total_steps: int) -> int:
-    """The steps of the warm-up; a share of 1 stops just short of being a number of steps."""
-    return math.ceil(total_steps * min(config.hyperparams.warmup_ratio, 0.999999))
+    """The steps of the warm-up."""
+    return math.ceil(total_steps * warmup_share(config))
 
 
 def learning_rate(config: TrainerConfig, step: int, total_steps: int) -> float:

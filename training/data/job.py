@@ -14,6 +14,7 @@ from monitoring.attempt import JobFaultError, run_attempt
 from monitoring.events import Artefact, EventWriter, JobSpec, Phase
 from monitoring.files import replacing, write_json
 from training.data.records import UnreadableSourceError
+from training.data.rows import ROWS_FILE
 from training.data.sampling import quick_report
 from training.data.sources import UNPACKED_PREFIX, opened, recognise
 from training.data.statistics import TokenStatistics, rows_to_count, token_statistics
@@ -24,7 +25,6 @@ from training.interruption import interruptible
 from training.pacing import PacedProgress
 from training.profiles.base import BrokenProfileError, Profile, UnknownProfileError, load_profile
 
-ROWS_FILE = "rows.jsonl"
 REPORT_FILE = "report.json"
 LINEAGE_FILE = "lineage.json"
 

@@ -24,14 +24,14 @@ from jinja2 import TemplateError
 from torch.utils.data import Dataset
 
 from monitoring.attempt import JobFaultError
+from training.config.schedule import held_out
 from training.config.schema import TrainerConfig
 from training.data.encoding import IGNORED, Encoded, Encoder
 from training.data.order import FILLER
-from training.data.rows import LINE_LIMIT_BYTES
+from training.data.rows import LINE_LIMIT_BYTES, ROWS_FILE
 from training.data.specs import RowFaultError, is_chat, parse_line
 from training.profiles.base import Profile
 
-ROWS_FILE = "rows.jsonl"
 EAGER_ROWS = 2_000
 """Up to so many rows are encoded before the first step (under two seconds)."""
 CACHE_TOKENS = 16_000_000
@@ -239,7 +239,7 @@ def load_split(
         held_rows = _usable(held, list(range(len(held.index))), on_progress)
         evaluation = Examples(held, _capped(held_rows, config)) if held_rows else None
         return Split(Examples(rows, sorted(chosen)), evaluation, rows)
-    held_count = _held_out(len(chosen), data.eval_fraction)
+    held_count = held_out(len(chosen), data.eval_fraction)
     by_length = sorted(_capped(chosen[:held_count], config), key=lambda row: (index.lengths[row], row))
     evaluation = Examples(rows, by_length) if held_count else None
     return Split(Examples(rows, sorted(chosen[held_count:])), evaluation, rows)
@@ -264,11 +264,6 @@ def _usable(rows: Rows, order: list[int], on_progress: Callable[[int, int], Any]
 def _order(count: int, seed: int) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randperm(count, generator=generator).tolist()
-
-
-def _held_out(count: int, fraction: float) -> int:
-    """How many of `count` examples are held out: at least one where a share was asked for, never all."""
-    return min(max(1, round(count * fraction)), count - 1) if fraction > 0 else 0
 
 
 def _capped(rows: list[int], config: TrainerConfig) -> list[int]:

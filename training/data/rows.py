@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+ROWS_FILE = "rows.jsonl"
+"""The accepted rows in a dataset's folder."""
 LINE_LIMIT_BYTES = 16 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 

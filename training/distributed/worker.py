@@ -48,6 +48,9 @@ class Unheard(EventWriter):
     def log(self, text: str, level: Level = "info") -> None:
         """Drops the line."""
 
+    def catch_up(self) -> None:
+        """There is nothing to count on from."""
+
     def close(self) -> None:
         """There is nothing to close."""
 

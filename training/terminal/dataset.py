@@ -10,7 +10,8 @@ from typing import Any
 from monitoring.attempt import JobFaultError
 from monitoring.events import EVENTS_FILE, Artefact, EventWriter, Inputs, JobSpec
 from monitoring.files import sha256_of
-from training.data.job import REPORT_FILE, ROWS_FILE, validate_dataset
+from training.data.job import REPORT_FILE, validate_dataset
+from training.data.rows import ROWS_FILE
 
 FAULTS_SHOWN = 10
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
-from monitoring.attempt import EXIT_FAULT, JobFaultError
+from monitoring.attempt import EXIT_FAULT, EXIT_USAGE, JobFaultError
 from monitoring.events import (
     EVENTS_FILE,
     EXIT_FILE,
@@ -48,7 +48,6 @@ from training.terminal.dataset import make_dataset
 from training.terminal.screen import Screen
 from training.wishes import Wishes
 
-EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 DATASET_FOLDER, ATTEMPTS_FOLDER, MODEL_FOLDER = "dataset", "attempts", "model"
 
@@ -140,7 +139,8 @@ def _before(output: Path, *, resume: bool) -> JobSpec | None:
         raise JobFaultError(
             "output_taken", f"The run in {output} is done: its model is there.", "Name another folder after --output."
         )
-    attempts = sorted((output / ATTEMPTS_FOLDER).glob("[0-9]*"), key=lambda path: int(path.name))
+    found = (output / ATTEMPTS_FOLDER).glob("*")
+    attempts = sorted((path for path in found if path.name.isdecimal()), key=lambda path: int(path.name))
     if not resume:
         if output.exists() and any(output.iterdir()):
             raise JobFaultError(
