@@ -113,6 +113,21 @@ def test_many_points_in_a_row_are_one(tmp_path: Path) -> None:
     assert look([*course[:23], *[1.0] * 60]).suspect_since is None, "it has calmed down"
 
 
+def test_checkpoints_are_looked_for_only_when_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+
+    def steps(folder: Path) -> list[int]:
+        looked.append(folder)
+        return []
+
+    monkeypatch.setattr(checkpoints, "steps", steps)
+    look([4.0, *[1.0] * 20])
+    assert looked == []
+    with pytest.raises(JobFaultError):
+        look([4.0, math.nan])
+    assert looked == [Path("/nowhere")]
+
+
 def test_what_is_known_goes_through_a_manifest() -> None:
     run = look([4.0, *[1.0] * 20, *[30.0] * 3])
     assert RunState.from_json(run.to_json()) == run
