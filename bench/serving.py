@@ -1,37 +1,29 @@
-"""Tokens per second of the serving engine at 1, 4 and 8 clients, over HTTP, beside one padded batch of `generate`.
+"""The serving engine beside one padded batch of `generate` and beside `transformers serve`, in one run.
 
-`python -m bench.serving [--model FOLDER] [--rounds 3]`. Without a model it makes one of SmolLM2-135M's shape with
-random weights. Both sides run in turns, each in a process of its own, greedy, with the same prompts and lengths.
-The first ratio is of the clock's time; the second, of processor time, says more on a machine that has other work.
+`python -m bench.serving [--model FOLDER] [--rounds 3] [--tokens 64] [--without-peer]`. Without a model it makes one of
+SmolLM2-135M's shape with random weights. All sides run in turns, each in a process of its own, fp32, greedy, with the
+same prompts and lengths; the peer's packages go into an environment of its own. Printed: tokens a second at 1, 4 and 8
+clients, and the ratios that are goals. A ratio is the median over rounds, each of sides that ran one after the other;
+"of CPU time" says more on a machine that has other work.
 """
 
 import argparse
-import asyncio
-import json
-import os
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import httpx
-import psutil
+from bench import peer_environment
+from bench.machine import described
+from bench.serving_sides import Engine, Generate, Side, Taken, TransformersServe
 
-PROMPT = "Tell me about the rope, the sail and the old mast of the ship. "
 CLIENTS = (1, 4, 8)
-TOKEN = "bench"
-START_TIMEOUT_SECONDS = 180
-
-
-class Rate(NamedTuple):
-    """Tokens per second of the clock and of processor time, all rows together, prompts included in the time."""
-
-    by_clock: float
-    by_processor: float
+MIB = 2**20
+Rounds = dict[tuple[str, int], list[Taken]]
+"""What each side took at each number of clients, round by round."""
 
 
 def make_model(folder: Path) -> Path:
@@ -61,124 +53,89 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
-def prompts(clients: int) -> list[str]:
-    """Prompts of different lengths, as clients have them."""
-    return [PROMPT * (1 + client % 4) for client in range(clients)]
+def measure(sides: list[Side], rounds: int, tokens: int) -> Rounds:
+    """Every side at every number of clients, in turns; one token each before, so that nobody pays for a first time."""
+    taken: Rounds = {}
+    for side in sides:
+        side.take(2, 2)
+    for clients in CLIENTS:
+        for _ in range(rounds):
+            for side in sides:
+                taken.setdefault((side.name, clients), []).append(side.take(clients, tokens))
+        for side in sides:
+            mine = taken[side.name, clients]
+            first = [one.first_token_seconds for one in mine if one.first_token_seconds is not None]
+            shown = f", first token {statistics.median(first) * 1000:.0f} ms" if first else ""
+            rate = statistics.median(one.by_clock for one in mine)
+            print(f"{clients} clients, {side.name}: {rate:.1f} tokens/s{shown}", flush=True)
+    return taken
 
 
-class Peer:
-    """One padded batch of the library's `generate`."""
-
-    def __init__(self, folder: Path) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        self._torch = torch
-        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-
-    def rate(self, clients: int, tokens: int) -> Rate:
-        """One batch of as many rows as there are clients."""
-        batch = self._tokenizer(prompts(clients), return_tensors="pt", padding=True)
-        started, used = time.perf_counter(), time.process_time()
-        with self._torch.inference_mode():
-            self._model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                max_new_tokens=tokens,
-                min_new_tokens=tokens,
-                do_sample=False,
-            )
-        count = clients * tokens
-        return Rate(count / (time.perf_counter() - started), count / (time.process_time() - used))
+def ratio(taken: Rounds, other: str, clients: int, of: Callable[[Taken], float]) -> float:
+    """The engine's figure by the other's, the median over rounds."""
+    pairs = zip(taken[Engine.name, clients], taken[other, clients], strict=True)
+    return statistics.median(of(own) / of(theirs) for own, theirs in pairs)
 
 
-class Ours:
-    """The serve job, asked over HTTP by as many clients, streaming."""
+def by_clock(taken: Taken) -> float:
+    return taken.by_clock
 
-    def __init__(self, folder: Path, work: Path) -> None:
-        spec = {
-            "spec_version": 1, "job_id": 1, "attempt": 1, "kind": "serve", "verb": "serve", "host": "bench",
-            "output_dir": str(work), "gpus": [], "model_dir": "", "inputs": {"model": {"id": "m", "path": str(folder)}},
-            "config": {"model_name": "m", "dtype": "float32"},
-        }  # fmt: skip
-        (work / "spec.json").write_text(json.dumps(spec))
-        (work / "secret").write_text(json.dumps({"engine_token": TOKEN}))
-        with (work / "log.txt").open("wb") as log:
-            command = [sys.executable, "-m", "inference", "serve", str(work / "spec.json")]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        self._url = f"http://127.0.0.1:{self._port(work / 'events.jsonl')}/v1/completions"
 
-    def rate(self, clients: int, tokens: int) -> Rate:
-        """One request from each client, all at once."""
-        started, used = time.perf_counter(), self._processor_seconds()
-        count = asyncio.run(self._ask_all(clients, tokens))
-        return Rate(count / (time.perf_counter() - started), count / (self._processor_seconds() - used))
+def first_token(taken: Taken) -> float:
+    """Only of sides that stream."""
+    assert taken.first_token_seconds is not None
+    return taken.first_token_seconds
 
-    def stop(self) -> None:
-        """Ends the job."""
-        os.kill(self._process.pid, signal.SIGTERM)
-        self._process.wait(timeout=60)
 
-    def _processor_seconds(self) -> float:
-        times = psutil.Process(self._process.pid).cpu_times()
-        return times.user + times.system
+def tell_goals(taken: Rounds, engine: Side, generate: Side, peers: list[Side]) -> None:
+    """One line a goal."""
 
-    async def _ask_all(self, clients: int, tokens: int) -> int:
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=600) as client:
-            return sum(await asyncio.gather(*(self._ask(client, text, tokens) for text in prompts(clients))))
+    def tell(what: str, value: float, goal: float, *, least: bool = True) -> None:
+        verdict = "met" if (value >= goal if least else value <= goal) else "MISSED"
+        print(f"{what}: {value:.2f} (goal {'>=' if least else '<='} {goal:g}) {verdict}", flush=True)
 
-    async def _ask(self, client: httpx.AsyncClient, prompt: str, tokens: int) -> int:
-        body: dict[str, Any] = {"model": "m", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True}
-        body["stream_options"] = {"include_usage": True}
-        count = 0
-        async with client.stream("POST", self._url, json=body) as answer:
-            answer.raise_for_status()
-            async for line in answer.aiter_lines():
-                if '"usage":{' in line:
-                    count = json.loads(line.removeprefix("data: "))["usage"]["completion_tokens"]
-        return count
-
-    def _port(self, events: Path) -> int:
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            lines = events.read_text().splitlines() if events.exists() else []
-            for event in map(json.loads, lines):
-                if event["kind"] == "ready":
-                    return int(event["port"])
-                if event["kind"] == "error":
-                    raise RuntimeError(event["message"])
-            time.sleep(0.2)
-        raise TimeoutError("the engine did not become ready")
+    tell("8 clients, tokens/s by generate's", ratio(taken, generate.name, 8, by_clock), 0.95)
+    print(f"  of CPU time: {ratio(taken, generate.name, 8, lambda one: one.by_processor):.2f}")
+    over = (engine.peak_bytes() - generate.peak_bytes()) / MIB
+    tell("most memory beyond generate's, MiB", over, 500, least=False)
+    if peers:
+        batching, plain = peers
+        tell("8 clients, tokens/s by transformers serve's, batching", ratio(taken, batching.name, 8, by_clock), 1.05)
+        tell("1 client, tokens/s by transformers serve's, batching", ratio(taken, batching.name, 1, by_clock), 1.5)
+        tell("1 client, tokens/s by transformers serve's", ratio(taken, plain.name, 1, by_clock), 1.0)
+        first = ratio(taken, batching.name, 8, first_token)
+        tell("8 clients, first token by transformers serve's, batching", first, 0.5, least=False)
 
 
 def main() -> None:
-    """Measures and prints one line for each number of clients."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--without-peer", action="store_true", help="beside generate alone")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the engine is stopped too
-    with tempfile.TemporaryDirectory() as name:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the sides are stopped too
+    print(described(), flush=True)
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         work = Path(name)
         folder = arguments.model or make_model(work / "model")
-        ours, peer = Ours(folder, work), Peer(folder)
-        try:
-            for clients in CLIENTS:
-                pairs = [
-                    (peer.rate(clients, arguments.tokens), ours.rate(clients, arguments.tokens))
-                    for _ in range(arguments.rounds)
-                ]
-                theirs, mine = (statistics.median(rate.by_clock for rate in side) for side in zip(*pairs, strict=True))
-                ratios = [
-                    statistics.median(own[which] / other[which] for other, own in pairs)
-                    for which in range(len(Rate._fields))
-                ]
-                figures = f"generate {theirs:6.1f} tokens/s, engine {mine:6.1f} tokens/s"
-                print(f"{clients} clients: {figures}, ratio {ratios[0]:.2f}, of CPU time {ratios[1]:.2f}", flush=True)
-        finally:
-            ours.stop()
+        sides: list[Side] = []
+
+        def start(make: Callable[[], Side]) -> Side:
+            side = make()
+            stack.callback(side.stop)
+            sides.append(side)
+            return side
+
+        generate, engine = start(lambda: Generate(folder, work)), start(lambda: Engine(folder, work))
+        peers: list[Side] = []
+        if not arguments.without_peer:
+            python = peer_environment.make(work / "peer", ["transformers[serving]"])
+            for batches in (True, False):
+                peers.append(start(lambda b=batches: TransformersServe(python, folder, work, batches=b)))  # type: ignore[misc]
+        taken = measure(sides, arguments.rounds, arguments.tokens)
+        tell_goals(taken, engine, generate, peers)
 
 
 if __name__ == "__main__":

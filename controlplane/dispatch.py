@@ -25,7 +25,7 @@ from controlplane.kinds.registry import kind_of
 from controlplane.models import Attempt, Deployment, Host, Job
 from controlplane.models.jobs import Desired, Status
 from controlplane.placement import Place, place
-from controlplane.services import bell, deployments, energy, hosts, ingest, jobs, telemetry
+from controlplane.services import bell, energy, engine_watch, hosts, ingest, jobs, telemetry
 from controlplane.stuck import StuckWatch
 
 log = logging.getLogger(__name__)
@@ -92,8 +92,9 @@ class Dispatcher:
         """One round of everything that the dispatcher decides."""
         self._meet_hosts()
         launch_claimed()
-        launch_pending()
-        if Attempt.objects.filter(ended_at=None).exists():  # at rest one small question instead of large ones
+        if Job.objects.filter(status=Status.PENDING).exists():  # at rest small questions instead of large ones
+            launch_pending()
+        if Attempt.objects.filter(ended_at=None).exists():
             carry_out_wishes()
             self._stuck.look()
         self._watch_deployments()
@@ -141,10 +142,10 @@ class Dispatcher:
             log.error("the agent can't be started: %s", error)
 
     def _watch_deployments(self) -> None:
-        if not deployments.any_coming():
+        if not engine_watch.any_coming():
             return
-        deployments.give_up_slow()
-        for deployment in deployments.waiting_for_check():
+        engine_watch.give_up_slow()
+        for deployment in engine_watch.waiting_for_check():
             if deployment.pk not in self._checking:
                 self._checking.add(deployment.pk)
                 self._spawn(f"check {deployment.pk}", lambda row=deployment: self._check(row))  # type: ignore[misc]
@@ -154,14 +155,14 @@ class Dispatcher:
         while not self.stopping.wait(STATISTICS_EVERY_SECONDS):
             keep_sound()
             try:
-                deployments.refresh_statistics()
+                engine_watch.refresh_statistics()
             except Exception:  # this loop must live
                 log.exception("reading the engines' figures stumbled")
         let_go()
 
     def _check(self, deployment: Deployment) -> None:
         try:
-            deployments.check(deployment)
+            engine_watch.check(deployment)
         finally:
             self._checking.discard(deployment.pk)
             let_go()

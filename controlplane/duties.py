@@ -9,13 +9,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controlplane import inner_jobs
+from controlplane import generating, inner_jobs
 from controlplane.kept_connections import keep_sound, let_go
 from controlplane.services import (
     alert_watch,
     alerts,
+    conversations,
+    data_generation_dataset,
     disk_guard,
     drift,
+    engine_watch,
+    evaluations,
+    evaluations_promotion,
+    generations,
     inbox_work,
     notifications,
     run_sweep_work,
@@ -24,6 +30,7 @@ from controlplane.services import (
     sweep_run,
     telemetry,
     thermal,
+    usage,
 )
 
 log = logging.getLogger(__name__)
@@ -57,11 +64,19 @@ DUTIES: tuple[Duty, ...] = (
     Duty("thermal guard", 5.0, thermal.look),
     Duty("thermal guard's power", 5.0, thermal.rule_power),
     Duty("disk guard", 15.0, disk_guard.look),
+    Duty("idle engines", 5.0, engine_watch.end_idle),
+    Duty("old usage", 3600.0, usage.prune),
+    Duty("old conversations", 3600.0, conversations.prune),
+    Duty("old generations", 3600.0, generations.prune),
     Duty("power drift", 30.0, drift.reconcile),
     Duty("power schedules", 30.0, schedules.apply_due),
     Duty("power sweeps", 2.0, sweep_run.work),
     Duty("inbox", 1.0, inbox_work.work),
     Duty("inner jobs", 1.0, inner_jobs.work),
+    Duty("generations", 0.02, generating.work),
     Duty("snapshots", 60.0, snapshots.plan_due),
     Duty("run sweeps", 2.0, run_sweep_work.work),
+    Duty("evaluations' figures", 2.0, evaluations.measure),
+    Duty("promotions", 2.0, evaluations_promotion.work),
+    Duty("generated data", 2.0, data_generation_dataset.work),
 )

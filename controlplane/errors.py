@@ -54,6 +54,12 @@ class NotFoundError(PilothouseError):
     code = "not_found"
 
 
+class UnknownModelError(NotFoundError):
+    """No model of this name, or none that can be used."""
+
+    code = "model_not_found"
+
+
 class ConflictError(PilothouseError):
     """Not in the present state."""
 
@@ -77,3 +83,15 @@ class UnavailableError(PilothouseError):
     def __init__(self, message: str, retry_after_seconds: int = 5) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class RateLimitedError(UnavailableError):
+    """A key has had its share; `what` of it (requests, tokens), and the headers that say where it stands."""
+
+    status_code = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, retry_after_seconds: int, what: str, headers: dict[str, str]) -> None:
+        super().__init__(message, retry_after_seconds)
+        self.what = what
+        self.headers = headers

@@ -6,7 +6,7 @@ What the agent saw last decides. A figure that a card doesn't tell holds nothing
 from typing import Any
 
 from controlplane.models import Gpu, Job, Run
-from controlplane.services import power, settings
+from controlplane.services import power_profiles, settings
 
 GIB = 2**30
 ADAM_BYTES = 16
@@ -19,12 +19,12 @@ def why_taken(gpu: Gpu, needed_bytes: int) -> str | None:
     foreign = foreign_processes(gpu)
     held = sum(process["memory_used_bytes"] or 0 for process in foreign)
     if held > limit:
-        return f"waits for {power.label(gpu)}: {_gb(held)} held by {_named(foreign)}"
+        return f"waits for {power_profiles.label(gpu)}: {_gb(held)} held by {_named(foreign)}"
     free = free_bytes(gpu)
     if free is not None and free < needed_bytes:
         holder = _named(_processes(gpu))
         by = f"; it is held by {holder}" if holder else ""
-        return f"waits for {power.label(gpu)}: the model needs {_gb(needed_bytes)}, {_gb(free)} are free{by}"
+        return f"waits for {power_profiles.label(gpu)}: the model needs {_gb(needed_bytes)}, {_gb(free)} are free{by}"
     return None
 
 
@@ -33,7 +33,7 @@ def needed_bytes(job: Job, gpus: int) -> int:
 
     Activations come on top, so that a run with less room is sure to fail; one with more may still.
     """
-    run = Run.objects.select_related("model", "model__base", "chain__base", "chain__current").filter(job=job).first()
+    run: Run | None = getattr(job, "run", None)
     if run is None:
         return 0
     start = run.chain.start if run.chain else run.model

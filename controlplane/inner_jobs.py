@@ -14,7 +14,7 @@ from controlplane.services import jobs
 from controlplane.services.job_progress import JobCancelledError
 
 log = logging.getLogger(__name__)
-INNER = [name for name, kind in KINDS.items() if kind.runs_here]
+INNER = [name for name, kind in KINDS.items() if kind.runs_here and kind.in_turn]
 
 
 def work() -> int | None:

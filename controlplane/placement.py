@@ -12,7 +12,7 @@ from controlplane import gpu_room
 from controlplane.kinds.registry import kind_of
 from controlplane.models import Gpu, Host, Job
 from controlplane.models.jobs import Status
-from controlplane.services import hosts, power, settings, thermal
+from controlplane.services import hosts, power_profiles, settings, thermal
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _room_on_gpus(job: Job, host: Host, cards: list[Gpu], running: list[Job], wa
     sound, lost = [gpu for gpu in cards if not _fault(gpu)], [gpu for gpu in cards if _fault(gpu)]
     if wanted > len(sound):
         return _why_lost(lost[0])
-    limits = power.concurrent_limits()
+    limits = power_profiles.concurrent_limits()
     runs = {gpu.uuid: sum(gpu.uuid in other.gpus for other in running) for gpu in sound}
     roomy = [gpu for gpu in sound if runs[gpu.uuid] < limits[_profile(gpu)]]
     needed = gpu_room.needed_bytes(job, wanted)
@@ -91,7 +91,7 @@ def _why_full(host: Host, full: list[Gpu], limits: dict[str, int]) -> str:
     if closed:
         profile = _profile(closed[0])
         return (
-            f"waits while {power.label(closed[0])} is set to {profile}: no run starts then "
+            f"waits while {power_profiles.label(closed[0])} is set to {profile}: no run starts then "
             f"(power.{profile}_max_concurrent_jobs is 0)"
         )
     takes = ", ".join(f"GPU {gpu.index} ({_profile(gpu)}) takes {limits[_profile(gpu)]}" for gpu in full[:4])
@@ -99,7 +99,7 @@ def _why_full(host: Host, full: list[Gpu], limits: dict[str, int]) -> str:
 
 
 def _profile(gpu: Gpu) -> str:
-    return gpu.power_profile or power.UNWISHED
+    return gpu.power_profile or power_profiles.UNWISHED
 
 
 def _is_hot(gpu: Gpu) -> bool:
@@ -112,7 +112,7 @@ def _fault(gpu: Gpu) -> str:
 
 
 def _why_lost(gpu: Gpu) -> str:
-    return f"waits for {power.label(gpu)}: {_fault(gpu)}"
+    return f"waits for {power_profiles.label(gpu)}: {_fault(gpu)}"
 
 
 def _emptiest(cards: list[Gpu]) -> list[str]:

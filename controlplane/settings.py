@@ -96,6 +96,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "controlplane.nul.NulMiddleware",
     "controlplane.pages.middleware.PagesMiddleware",
 ]
 ROOT_URLCONF = "controlplane.urls"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inference.engine.base import ChosenLogprob, FinishReason, GenerationChunk, TokenLogprob, Usage
+from inference.tool_calls import CallPiece, ToolCall, ToolCallReader, joined
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Answer:
         return ()
 
     def event(self, position: int, chunk: GenerationChunk) -> dict[str, Any]:
-        """The event that tells one chunk."""
+        """The event that tells one chunk. A chunk that brings no text that is certain yet has an empty delta."""
         index = self.collect(position, chunk)
         event = self._event([self.delta(index, chunk)])
         if len(self._usages) * self._n == len(self._choices) and not self._includes_usage:
@@ -91,10 +92,15 @@ class Answer:
             event["usage"] = None
         return event
 
-    def _usage(self) -> dict[str, int]:
+    def _usage(self) -> dict[str, Any]:
         prompt = sum(usage.prompt_tokens for usage in self._usages)
         completion = sum(usage.completion_tokens for usage in self._usages)
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in self._usages)},
+        }
 
     def _timing(self) -> dict[str, float | None]:
         first = min(usage.time_to_first_token_seconds for usage in self._usages)
@@ -107,11 +113,25 @@ class Answer:
 
 
 class ChatAnswer(Answer):
-    """An answer of /v1/chat/completions."""
+    """An answer of /v1/chat/completions. `may_call`: calls of tools are looked for in the text;
+    `is_either`: only at its beginning."""
 
     prefix = "chatcmpl"
     kind = "chat.completion"
     stream_kind = "chat.completion.chunk"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        n: int,
+        has_logprobs: bool,
+        includes_usage: bool,
+        may_call: bool = False,
+        is_either: bool = False,
+    ) -> None:
+        super().__init__(model, n=n, has_logprobs=has_logprobs, includes_usage=includes_usage)
+        self._readers = [ToolCallReader(is_either=is_either) for _ in range(n)] if may_call else []
 
     def opening(self) -> Iterable[dict[str, Any]]:
         """Each choice begins with its role."""
@@ -120,22 +140,47 @@ class ChatAnswer(Answer):
             yield self._event([{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}])
 
     def choice(self, index: int, choice: ChoiceText) -> dict[str, Any]:
-        """`message` holds the text."""
+        """`message` holds the text, and the calls where there are any."""
+        words, _ = self._read(index, choice.text, is_end=True)
+        calls = self._calls(index)
+        message: dict[str, Any] = {"role": "assistant", "content": words or None if calls else words, "refusal": None}
+        if calls:
+            message["tool_calls"] = [_call(call) for call in calls]
         return {
             "index": index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(choice.logprobs),
-            "finish_reason": choice.finish_reason,
+            "finish_reason": self._reason(index, choice.finish_reason),
         }
 
     def delta(self, index: int, chunk: GenerationChunk) -> dict[str, Any]:
         """`delta` holds what is new."""
+        words, pieces = self._read(index, chunk.text, is_end=chunk.finish_reason is not None)
+        delta: dict[str, Any] = {"content": words} if words else {}
+        if pieces:
+            delta["tool_calls"] = [_piece(piece) for piece in pieces]
         return {
             "index": index,
-            "delta": {"content": chunk.text} if chunk.text else {},
+            "delta": delta,
             "logprobs": self._logprobs(chunk.logprobs) if chunk.logprobs else None,
-            "finish_reason": chunk.finish_reason,
+            "finish_reason": self._reason(index, chunk.finish_reason),
         }
+
+    def _read(self, index: int, text: str, *, is_end: bool) -> tuple[str, list[CallPiece]]:
+        """The words and the pieces of calls in new text of a choice."""
+        if not self._readers:
+            return text, []
+        words, pieces = self._readers[index].push(text)
+        if is_end:
+            last_words, last_pieces = self._readers[index].finish()
+            words, pieces = words + last_words, joined([*pieces, *last_pieces])
+        return words, pieces
+
+    def _calls(self, index: int) -> list[ToolCall]:
+        return self._readers[index].calls if self._readers else []
+
+    def _reason(self, index: int, reason: FinishReason | None) -> str | None:
+        return "tool_calls" if reason == "stop" and self._calls(index) else reason
 
     def _logprobs(self, entries: Sequence[ChosenLogprob]) -> dict[str, Any] | None:
         if not self._has_logprobs:
@@ -171,6 +216,17 @@ class CompletionAnswer(Answer):
                 "text_offset": [entry.text_offset for entry in entries],
             }
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _piece(piece: CallPiece) -> dict[str, Any]:
+    if piece.opened is None:
+        return {"index": piece.index, "function": {"arguments": piece.arguments}}
+    function = {"name": piece.opened.name, "arguments": piece.arguments}
+    return {"index": piece.index, "id": piece.opened.id, "type": "function", "function": function}
 
 
 def _shown(token: TokenLogprob) -> dict[str, Any]:

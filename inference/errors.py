@@ -82,4 +82,5 @@ def from_validation(faults: list[Any]) -> ApiError:
 def _name(path: list[str]) -> str:
     """The path without what pydantic adds to tell the members of a union apart: "stop.list[str]" is `stop`."""
     names = [part for part in path if part.isdecimal() or (part.isidentifier() and part not in {"str", "int", "float"})]
+    names = [name for name in names if not name[0].isupper()]  # a class: no option begins with a capital
     return ".".join(names)

@@ -7,9 +7,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from inference.settings import ENGINES, EngineSettings, SettingsError, checked, settings
 from monitoring.attempt import JobFaultError
-
-ENGINES = ("transformers",)
 
 
 @dataclass(frozen=True)
@@ -23,39 +22,63 @@ class ProfileOptions:
 
 
 @dataclass(frozen=True)
-class ServeOptions:
-    """`max_batch` rows decode at once, `max_queue` requests wait. `max_model_length` 0: the model's own context,
-    `cpu_threads` 0: as torch has it. `drain_seconds`: how long requests in flight may take after a stop."""
+class AdapterOptions:
+    """An adapter beside the model: the name that it is asked for by, its folder, and its own profile."""
+
+    name: str
+    path: str
+    profile: ProfileOptions = ProfileOptions()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(EngineSettings):
+    """What is served, and how. `gguf`: which of the model's exports llama_cpp serves ("": the smallest there is)."""
 
     model_name: str
     engine: str = "transformers"
-    dtype: str = "auto"
+    gguf: str = ""
     device: str = "auto"
-    max_batch: int = 8
-    max_queue: int = 64
-    max_model_length: int = 0
-    cpu_threads: int = 0
-    drain_seconds: float = 60.0
     profile: ProfileOptions = ProfileOptions()
+    adapters: tuple[AdapterOptions, ...] = ()
 
     @classmethod
     def from_config(cls, config: dict[str, Any], default_name: str) -> Self:
         """Reads a spec's `config`. Raises JobFaultError for a setting that is unknown or out of range."""
         values = {"model_name": default_name, **config}
-        profile = values.pop("profile", None) or {}
+        profile = _profile("config.profile", values.pop("profile", None))
+        adapters = tuple(_adapter(entry) for entry in values.pop("adapters", None) or ())
         _refuse_unknown("config", values, cls)
-        _refuse_unknown("config.profile", profile, ProfileOptions)
-        options = cls(**values, profile=ProfileOptions(**profile))
-        if options.engine not in ENGINES:
+        engine = values.get("engine", cls.engine)
+        if engine not in ENGINES:
             raise JobFaultError(
-                "engine_unknown", f"There is no engine {options.engine!r}.", f"Take one of: {', '.join(ENGINES)}."
+                "engine_unknown", f"There is no engine {engine!r}.", f"Take one of: {', '.join(ENGINES)}."
             )
-        least = {"max_batch": 1, "max_queue": 1, "max_model_length": 0, "cpu_threads": 0, "drain_seconds": 0}
-        for name, low in least.items():
-            value = getattr(options, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < low:
-                raise JobFaultError("bad_setting", f"{name} is {value!r}.", f"Give a number from {low} on.")
-        return options
+        given = {one.name: values.pop(one.name) for one in settings() if one.name in values}
+        try:
+            chosen = checked(engine, given)
+        except SettingsError as error:
+            first = error.faults[0]
+            raise JobFaultError("bad_setting", first.message, first.fix) from error
+        return cls(**values, **chosen, profile=profile, adapters=adapters)
+
+    def told(self, **found: Any) -> dict[str, Any]:
+        """What an engine says that it runs with: the settings that it knows, `found` in place of what was left to it,
+        and `chosen`, what was asked of it."""
+        values = {one.name: getattr(self, one.name) for one in settings() if self.engine not in one.about.unknown}
+        asked = {"engine": self.engine, "gguf": self.gguf, "bits": self.bits or None, "chosen": self.chosen}
+        return {**values, **asked, **found}
+
+
+def _profile(where: str, given: dict[str, Any] | None) -> ProfileOptions:
+    _refuse_unknown(where, given or {}, ProfileOptions)
+    return ProfileOptions(**(given or {}))
+
+
+def _adapter(given: dict[str, Any]) -> AdapterOptions:
+    values = dict(given)
+    profile = _profile("config.adapters.profile", values.pop("profile", None))
+    _refuse_unknown("config.adapters", values, AdapterOptions)
+    return AdapterOptions(**values, profile=profile)
 
 
 def _refuse_unknown(where: str, values: dict[str, Any], kind: type[Any]) -> None:

@@ -6,77 +6,55 @@ Runs in the inference process, as its main thread. SIGTERM and SIGUSR1 both mean
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
-from inference.engine.base import Engine, GenerationRequest, SamplingParameters, stream
+from inference.engine.base import BASE_MODEL, Engine
 from inference.engine.chat import ChatPrompts
-from inference.engine.loading import LoadedModel, load_model
-from inference.engine.transformers import TransformersEngine
+from inference.engine.loading import LoadedModel
 from inference.options import ServeOptions
-from inference.processors import UnknownProcessorsError, load_processors
-from inference.server import Service, create_app
+from inference.serve_vllm import Stage, serve_by_vllm
+from inference.server import ServedModel, Service, create_app
+from inference.startup import model_of, open_profile, start_engine
+from inference.stop_signals import StoppedWhileLoadingError, StopSignals
 from monitoring.attempt import JobFaultError
-from monitoring.events import EventWriter, JobSpec, Phase, Progress, Ready, read_secrets
-from training.profiles.base import BrokenProfileError, Profile, UnknownProfileError, load_profile
+from monitoring.events import EventWriter, JobSpec, Phase, Ready, read_secrets
+from training.profiles.base import Profile
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-LOADING_STEPS = 5
 GOODBYE_SECONDS = 2
-WARM_UP_TOKENS = 4
 
 logger = logging.getLogger(__name__)
 
 
-class StoppedWhileLoadingError(Exception):
-    """A stop signal came before there was anything to drain."""
-
-
-class StopSignals:
-    """What the process does on a stop signal: breaks off the loading, later calls `on_stop`; it never just dies."""
-
-    def __init__(self) -> None:
-        self.is_asked = False
-        self.is_loading = True
-        self.on_stop: Callable[[], object] = lambda: None
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._handle)
-
-    def _handle(self, *_: object) -> None:
-        self.is_asked = True
-        if self.is_loading:
-            self.is_loading = False
-            raise StoppedWhileLoadingError
-        self.on_stop()
-
-
 def serve(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]:
     """Serves `spec.inputs.model`; returns {"requests", "tokens"} when it has been stopped."""
-    if spec.inputs.model is None:
-        raise JobFaultError("model_missing", "The spec names no model to serve.", "Choose a model.")
+    model = model_of(spec)
     token = read_secrets(spec_path).get("engine_token", "")
     if not token:
         raise JobFaultError("token_missing", "The spec comes without an engine token.", "Launch it through the agent.")
-    options = ServeOptions.from_config(spec.config, spec.inputs.model.id)
+    options = ServeOptions.from_config(spec.config, model.id)
     events.emit(Phase(name="launching"))
     signals = StopSignals()
+    if options.engine == "vllm":
+        return serve_by_vllm(spec, options, token, Stage(events, signals, spec_path.parent))
     listener = _listener()
     try:
-        profile = _profile(options, events)
-        loaded, engine = _engine(spec, options, profile, events)
+        profile = open_profile(options, events)
+        profiles = {adapter.name: open_profile(adapter, events) for adapter in options.adapters}
+        loaded, engine = start_engine(spec, options, profile, events, profiles, only_serves=True)
         signals.is_loading = False
     except StoppedWhileLoadingError:
         events.log("stopped while loading")
         return {"requests": 0, "tokens": 0}
-    service = _service(loaded, engine, options, profile, token)
+    service = _service(loaded, engine, options, {BASE_MODEL: profile, **profiles}, token)
     try:
-        asyncio.run(Server(service, listener, options.drain_seconds, events).run(signals))
+        asyncio.run(Server(service, listener, options.drain_seconds, events, _told(loaded, options)).run(signals))
     finally:
         engine.close()
         listener.close()
@@ -86,7 +64,15 @@ def serve(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]
 class Server:
     """uvicorn on a socket that is bound already, with a stop that lets requests finish."""
 
-    def __init__(self, service: Service, listener: socket.socket, drain_seconds: float, events: EventWriter) -> None:
+    def __init__(
+        self,
+        service: Service,
+        listener: socket.socket,
+        drain_seconds: float,
+        events: EventWriter,
+        runs_with: dict[str, Any],
+    ) -> None:
+        self._runs_with = runs_with
         self._service = service
         self._listener = listener
         self._drain_seconds = drain_seconds
@@ -121,7 +107,7 @@ class Server:
     def _announce(self) -> None:
         port = self._listener.getsockname()[1]
         self._events.emit(Phase(name="active"))
-        self._events.emit(Ready(port=port))
+        self._events.emit(Ready(port=port, runs_with=self._runs_with))
 
     async def _drain(self) -> None:
         """Admits nothing more and waits for what is in flight; cuts it off at the deadline."""
@@ -159,70 +145,36 @@ def _listener() -> socket.socket:
     return listener
 
 
-def _profile(options: ServeOptions, events: EventWriter) -> Profile:
-    """The profile that the model was trained in; another version of it serves, and the log says so."""
-    wanted = options.profile
-    try:
-        profile = load_profile(wanted.name, system_prompt=wanted.system_prompt, options=wanted.options)
-    except (UnknownProfileError, BrokenProfileError) as error:
-        raise JobFaultError("profile_unknown", str(error), "Install the package that brings the profile.") from error
-    if wanted.version not in ("", profile.version):
-        events.log(
-            f"trained with version {wanted.version} of the profile {wanted.name}, served with {profile.version}",
-            "warning",
-        )
-    return profile
-
-
-def _engine(
-    spec: JobSpec, options: ServeOptions, profile: Profile, events: EventWriter
-) -> tuple[LoadedModel, TransformersEngine]:
-    """Loads the model and has it generate once, so that the first client pays for nothing."""
-    assert spec.inputs.model is not None  # noqa: S101 - `serve` has looked
-    done = 0
-
-    def report(what: str) -> None:
-        nonlocal done
-        events.emit(Progress(done=done, total=LOADING_STEPS, unit="steps", note=what))
-        events.log(what)
-        done += 1
-
-    try:
-        factories = load_processors(profile.processors)
-    except UnknownProcessorsError as error:
-        raise JobFaultError("processors_unknown", str(error), "Serve it in the plain profile.") from error
-    loaded = load_model(
-        spec.inputs.model,
-        spec.inputs.base,
-        dtype=options.dtype,
-        device=options.device,
-        max_model_length=options.max_model_length,
-        cpu_threads=options.cpu_threads,
-        report=report,
+def _told(loaded: LoadedModel, options: ServeOptions) -> dict[str, Any]:
+    return options.told(
+        dtype=loaded.dtype,
+        device=loaded.device,
+        max_model_length=loaded.max_model_length,
+        cpu_threads=loaded.cpu_threads,
     )
-    engine = TransformersEngine(loaded, factories, max_batch=options.max_batch, max_queue=options.max_queue)
-    report("warming up")
-    _warm_up(engine)
-    engine.forget_statistics()
-    events.emit(Progress(done=LOADING_STEPS, total=LOADING_STEPS, unit="steps", note="ready"))
-    return loaded, engine
-
-
-def _warm_up(engine: Engine) -> None:
-    request = GenerationRequest([0] * 8, max_tokens=WARM_UP_TOKENS, sampling=SamplingParameters(temperature=0))
-    for _ in stream(engine, request):
-        pass
 
 
 def _service(
-    loaded: LoadedModel, engine: TransformersEngine, options: ServeOptions, profile: Profile, token: str
+    loaded: LoadedModel, engine: Engine, options: ServeOptions, profiles: Mapping[str, Profile], token: str
 ) -> Service:
-    encoder = loaded.encoder
-    return Service(
-        engine=engine,
-        prompts=ChatPrompts(encoder, lambda: profile.system_prompt(date.today()), profile.chat_template),
-        encode=lambda text: list(encoder.encode(text)),
-        sampling_defaults=loaded.sampling_defaults,
-        model_name=options.model_name,
-        token=token,
-    )
+    served = []
+    for adapter, profile in profiles.items():
+        encoder = loaded.encoder if adapter == BASE_MODEL else loaded.adapter_encoders[adapter]
+        served.append(
+            ServedModel(
+                name=options.model_name if adapter == BASE_MODEL else adapter,
+                adapter=adapter,
+                prompts=ChatPrompts(encoder, partial(_system_prompt, profile), profile.chat_template),
+                encode=partial(_encoded, encoder),
+                sampling_defaults=loaded.sampling_defaults,
+            )
+        )
+    return Service(engine, {model.name: model for model in served}, token)
+
+
+def _system_prompt(profile: Profile) -> str:
+    return profile.system_prompt(date.today())
+
+
+def _encoded(encoder: Any, text: str) -> list[int]:
+    return list(encoder.encode(text))

@@ -21,8 +21,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference.answers import Answer, ChatAnswer, CompletionAnswer
+from inference.compiling import Compiler
 from inference.engine.base import Engine, EngineClosedError, EngineError, GenerationChunk, GenerationRequest
 from inference.engine.chat import ChatPrompts
+from inference.engine.constraints import Constraint, ToolCalls
 from inference.errors import ApiError, from_engine, from_validation
 from inference.openai import ChatCompletionBody, CompletionBody
 from inference.submission import Submission
@@ -32,21 +34,33 @@ logger = logging.getLogger(__name__)
 LONG_PROMPT_CHARACTERS = 20_000
 
 
-@dataclass
-class Service:
-    """What the routes work with, and what they count."""
+@dataclass(frozen=True)
+class ServedModel:
+    """A name that can be asked for: the engine's model, or an adapter beside it."""
 
-    engine: Engine
+    name: str
+    adapter: str
     prompts: ChatPrompts
     encode: Callable[[str], list[int]]
     sampling_defaults: dict[str, float]
-    model_name: str
+
+
+@dataclass
+class Service:
+    """What the routes work with, and what they count. `models` by name, the engine's own first."""
+
+    engine: Engine
+    models: dict[str, ServedModel]
     token: str
     created: int = field(default_factory=lambda: int(time.time()))
     requests: int = 0
     in_flight: int = 0
     is_draining: bool = False
     idle: asyncio.Event = field(default_factory=asyncio.Event)
+    compiler: Compiler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.compiler = Compiler(self.engine)
 
     @contextlib.contextmanager
     def request_in_flight(self) -> Iterator[None]:
@@ -156,45 +170,51 @@ async def stats(service: Serving) -> dict[str, Any]:
 
 
 async def models(service: Serving) -> dict[str, Any]:
-    """The one model that is served here."""
-    return {"object": "list", "data": [_model(service)]}
+    """The model that is served here, and the adapters beside it."""
+    return {"object": "list", "data": [_described(name, service) for name in service.models]}
 
 
 async def model(name: str, service: Serving) -> dict[str, Any]:
-    """The model, if it is this one."""
-    _check_model(name, service)
-    return _model(service)
+    """A model, if it is one of these."""
+    return _described(_asked(name, service).name, service)
 
 
 async def chat_completions(body: ChatCompletionBody, request: Request, service: Serving) -> JSONResponse | EventStream:
     """Answers a conversation."""
-    _check_model(body.model, service)
-    messages = [message.plain() for message in body.messages]
+    model = _asked(body.model, service)
+    messages, tools = [message.plain() for message in body.messages], body.tools_offered
 
     def render() -> list[int]:
-        return service.prompts.token_ids(messages, body.chat_template_kwargs, apply_profile=body.apply_profile)
+        return model.prompts.token_ids(
+            messages, body.chat_template_kwargs, apply_profile=body.apply_profile, tools=tools
+        )
 
-    prompt = await _encoded(render, sum(len(message["content"]) for message in messages))
-    stops = [*body.stop_strings, *service.prompts.stop_strings]
-    requests = [_generation(body, service, prompt, stops)]
+    constraint = body.constraint
+    if constraint is not None:
+        await service.compiler.prepare(constraint)
+    prompt = await _encoded(render, body.characters)
+    stops = [*body.stop_strings, *model.prompts.stop_strings]
+    requests = [_generation(body, model, prompt, stops, constraint)]
     answer = ChatAnswer(
-        service.model_name,
+        model.name,
         n=body.n or 1,
         has_logprobs=bool(body.logprobs),
         includes_usage=body.includes_usage,
+        may_call=bool(tools),
+        is_either=isinstance(constraint, ToolCalls) and constraint.otherwise is not None,
     )
     return await _respond(request, service, requests, answer, is_streamed=bool(body.stream), prompt_option="messages")
 
 
 async def completions(body: CompletionBody, request: Request, service: Serving) -> JSONResponse | EventStream:
     """Continues plain text, one or several pieces of it."""
-    _check_model(body.model, service)
+    model = _asked(body.model, service)
     requests = []
     for text in body.prompts:
-        prompt = await _encoded(partial(service.encode, text), len(text))
-        requests.append(_generation(body, service, prompt, body.stop_strings))
+        prompt = await _encoded(partial(model.encode, text), len(text))
+        requests.append(_generation(body, model, prompt, body.stop_strings))
     answer = CompletionAnswer(
-        service.model_name,
+        model.name,
         n=body.n or 1,
         prompts=len(requests),
         has_logprobs=body.logprobs is not None,
@@ -206,14 +226,16 @@ async def completions(body: CompletionBody, request: Request, service: Serving) 
 # --- What routes share ----------------------------------------------------------------------------------------------
 
 
-def _model(service: Service) -> dict[str, Any]:
-    return {"id": service.model_name, "object": "model", "created": service.created, "owned_by": "pilothouse"}
+def _described(name: str, service: Service) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": service.created, "owned_by": "pilothouse"}
 
 
-def _check_model(name: str, service: Service) -> None:
-    if name != service.model_name:
-        message = f"The model '{name}' is not served here; this engine serves '{service.model_name}'."
+def _asked(name: str, service: Service) -> ServedModel:
+    if name not in service.models:
+        names = ", ".join(f"'{known}'" for known in service.models)
+        message = f"The model '{name}' is not served here; this engine serves {names}."
         raise ApiError(404, message, param="model", code="model_not_found")
+    return service.models[name]
 
 
 async def _encoded(encode: Callable[[], list[int]], characters: int) -> list[int]:
@@ -224,16 +246,22 @@ async def _encoded(encode: Callable[[], list[int]], characters: int) -> list[int
 
 
 def _generation(
-    body: ChatCompletionBody | CompletionBody, service: Service, prompt: list[int], stops: list[str]
+    body: ChatCompletionBody | CompletionBody,
+    model: ServedModel,
+    prompt: list[int],
+    stops: list[str],
+    constraint: Constraint | None = None,
 ) -> GenerationRequest:
     return GenerationRequest(
         prompt_token_ids=prompt,
         max_tokens=body.tokens_limit,
-        sampling=body.sampling(service.sampling_defaults),
+        sampling=body.sampling(model.sampling_defaults),
         stop=stops,
         n=body.n or 1,
         top_logprobs=body.asked_logprobs,
         apply_processors=body.apply_profile,
+        constraint=constraint,
+        adapter=model.adapter,
     )
 
 

@@ -20,7 +20,8 @@ from monitoring.files import write_json
 from monitoring.folders import AttemptFolder, all_attempts, exclusive
 from monitoring.gpu_processes import ProcessWatch, check_may_end, end_process
 from monitoring.launch import COMMANDS, start_supervisor
-from monitoring.logs import read_from, read_tail
+from monitoring.log_pages import Wanted, read_page
+from monitoring.logs import MAX_BYTES, read_bytes, read_from, read_tail
 from monitoring.news import news_of_all
 from monitoring.nvml import NvmlGate
 from monitoring.originals import Originals
@@ -34,6 +35,8 @@ from monitoring.wire import (
     EndAnswer,
     HostFacts,
     LaunchAnswer,
+    LogBytes,
+    LogPage,
     LogSlice,
     PersistenceAnswer,
     PollAnswer,
@@ -267,6 +270,19 @@ class Agent:
         if start is None:
             return read_tail(folder.log, lines, limit_bytes)
         return read_from(folder.log, start, limit_bytes, ended=not folder.is_held())
+
+    def page_log(
+        self, job_id: int, attempt: int, *, before: int | None = None, after: int | None = None,
+        number: int | None = None, lines: int = 200, level: str = "", search: str = "",
+    ) -> LogPage:  # fmt: skip
+        """A page of an attempt's log (`monitoring.log_pages`): of a level at least, with a text in it."""
+        folder = AttemptFolder(self.home, job_id, attempt)
+        wanted, ended = Wanted(lines, level, search), not folder.is_held()
+        return read_page(folder.log, wanted, before=before, after=after, number=number, ended=ended)
+
+    def copy_log(self, job_id: int, attempt: int, *, start: int = 0, limit_bytes: int = MAX_BYTES) -> LogBytes:
+        """A piece of an attempt's log as it lies on the disk."""
+        return read_bytes(AttemptFolder(self.home, job_id, attempt).log, start, limit_bytes)
 
     def read_agent_log(self, lines: int = 200) -> LogSlice:
         """The last lines of the agent's own log."""

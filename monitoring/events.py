@@ -5,6 +5,7 @@ event is one JSON object a line with `seq` (from 1 in each attempt), `time` (Uni
 append-only and is the truth about the attempt; everything else is what somebody has read from it.
 """
 
+import contextlib
 import dataclasses
 import enum
 import json
@@ -24,6 +25,8 @@ EVENTS_FILE = "events.jsonl"
 SECRET_FILE = "secret"  # noqa: S105 - the name of a file
 SPEC_FILE = "spec.json"
 LOG_FILE = "log.txt"
+RESERVE_FILE = ".reserve"
+"""Room on the disk that a job's process holds for its last word (`monitoring.attempt`)."""
 EXIT_FILE = "exit.json"
 PROCESS_FILE = "process.json"
 
@@ -195,8 +198,11 @@ class Log:
 
 @dataclass(frozen=True)
 class Ready:
+    """An engine answers on `port`; `runs_with`: its settings as they came to be, by name."""
+
     kind: ClassVar[str] = "ready"
     port: int
+    runs_with: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -309,13 +315,16 @@ class EventWriter:
         self._seq = _last_seq(path)
 
     def emit(self, body: Body) -> Event:
-        """Writes one event and returns it as written."""
+        """Writes one event and returns it as written. Raises OSError, and leaves nothing of it, on a full disk."""
         with self._lock:
             event = Event(seq=self._seq + 1, time=time.time(), body=body)
-            line = encode_event(event)
-            written = os.write(self._descriptor, line)
-            while written < len(line):
-                written += os.write(self._descriptor, line[written:])
+            line, written = encode_event(event), 0
+            try:
+                while written < len(line):
+                    written += os.write(self._descriptor, line[written:])
+            except OSError:  # the disk is full: half a line would swallow the event that comes after it
+                os.ftruncate(self._descriptor, os.fstat(self._descriptor).st_size - written)
+                raise
             self._seq = event.seq
             return event
 
@@ -323,7 +332,8 @@ class EventWriter:
         """Writes a log event, and the same line to stderr: a job's log file holds what its page showed."""
         event = self.emit(Log(level=level, text=text))
         clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
-        sys.stderr.write(f"{clock} {level.upper()} {text}\n")
+        with contextlib.suppress(OSError):  # the log may be on a full disk; the event was written
+            sys.stderr.write(f"{clock} {level.upper()} {text}\n")
 
     def catch_up(self) -> None:
         """Counts on from what another process has written to the file meanwhile, and has closed."""

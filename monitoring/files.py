@@ -4,6 +4,7 @@ Runs in every process; standard library only. A file that is not append-only is 
 (or under `tmp/`, where the caller has one on the same file system), synced and renamed.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,6 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 HASH_BLOCK_BYTES = 1 << 20
+
+FACTS_FILE = "pilothouse.json"
+"""What is known of a published model, in its folder."""
+
+EXPORTS_FOLDER = "gguf"
+"""What a model was exported to, in its folder: made of it, and no part of it."""
 
 
 @contextmanager
@@ -62,7 +69,7 @@ def publish_folder(temporary: Path, final: Path) -> None:
     Raises FileExistsError when it does: what is published is never overwritten.
     """
     if final.exists():
-        raise FileExistsError(final)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
     for entry in temporary.rglob("*"):
         if entry.is_file():
             with entry.open("rb") as stream:
@@ -87,6 +94,19 @@ def hashes_of(folder: Path) -> dict[str, str]:
     """The SHA-256 of every file below `folder`, by its path relative to it, sorted."""
     files = sorted(entry for entry in folder.rglob("*") if entry.is_file())
     return {str(entry.relative_to(folder)): sha256_of(entry) for entry in files}
+
+
+def model_hashes(folder: Path) -> dict[str, str]:
+    """The hashes of the files that a model consists of: what is known of it and its exports are left out."""
+    beside = (FACTS_FILE, EXPORTS_FOLDER)
+    entries = sorted(entry for entry in folder.iterdir() if entry.name not in beside)
+    hashes: dict[str, str] = {}
+    for entry in entries:
+        if entry.is_dir():
+            hashes |= {f"{entry.name}/{name}": value for name, value in hashes_of(entry).items()}
+        else:
+            hashes[entry.name] = sha256_of(entry)
+    return hashes
 
 
 def size_of(folder: Path) -> int:

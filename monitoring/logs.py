@@ -1,11 +1,13 @@
-"""Reading a log file by its end or from an offset, however large it is.
+"""Reading a log file by its end or from an offset, however large it is. Pages of one are `monitoring.log_pages`'.
 
 Runs in the agent; standard library only.
 """
 
+import base64
 from pathlib import Path
 
-from monitoring.wire import LogSlice
+from monitoring.log_text import shown
+from monitoring.wire import LogBytes, LogSlice
 
 BLOCK_BYTES = 1 << 16
 MAX_BYTES = 1 << 20
@@ -54,6 +56,24 @@ def read_from(path: Path, start: int, limit_bytes: int = MAX_BYTES, *, ended: bo
     return LogSlice(lines=_text_lines(data[:whole]), start=begin, end=begin + whole, size=size)
 
 
+def read_bytes(path: Path, start: int, limit_bytes: int = MAX_BYTES) -> LogBytes:
+    """Bytes from `start` on of the file, or of what it was compressed to."""
+    packed = not path.exists() and packed_path(path).exists()
+    try:
+        with (packed_path(path) if packed else path).open("rb") as stream:
+            size = stream.seek(0, 2)
+            stream.seek(min(max(start, 0), size))
+            data = stream.read(min(max(limit_bytes, 1), MAX_BYTES))
+    except FileNotFoundError:
+        return LogBytes(data="", size=0, packed=False)
+    return LogBytes(data=base64.b64encode(data).decode(), size=size, packed=packed)
+
+
+def packed_path(path: Path) -> Path:
+    """Where a log lies once it was compressed."""
+    return path.with_name(path.name + ".gz")
+
+
 def _last_lines(data: bytes, wanted: int) -> bytes:
     """A carriage return doesn't end a line: progress bars are full of them."""
     position = len(data) - 1 if data.endswith(b"\n") else len(data)
@@ -65,6 +85,4 @@ def _last_lines(data: bytes, wanted: int) -> bytes:
 
 
 def _text_lines(data: bytes) -> list[str]:
-    """The lines as a terminal would leave them: of a line that was drawn over, the last drawing."""
-    text = data.decode(errors="replace").removesuffix("\n")
-    return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")] if data else []
+    return [shown(line) for line in data.removesuffix(b"\n").split(b"\n")] if data else []

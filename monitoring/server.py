@@ -39,6 +39,8 @@ CALLS: dict[str, Call] = {
     "set_persistence": lambda agent, args: agent.set_persistence(**args),
     "end_process": lambda agent, args: agent.end_process(**args),
     "read_log": lambda agent, args: agent.read_log(**args),
+    "page_log": lambda agent, args: agent.page_log(**args),
+    "copy_log": lambda agent, args: agent.copy_log(**args),
     "read_agent_log": lambda agent, args: agent.read_agent_log(**args),
     "stop_all": lambda agent, args: agent.stop_all(**args),
 }

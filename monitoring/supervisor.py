@@ -9,6 +9,7 @@ with the attempt's `lock` already held on the inherited descriptor LOCK_FD. The 
 process: the lock is held, with no gap, from before the launch is acknowledged until supervisor and job are both gone.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, TypedDict
 
-from monitoring.events import EXIT_FILE, LOG_FILE, PROCESS_FILE, SECRET_FILE
+from monitoring.events import EXIT_FILE, LOG_FILE, PROCESS_FILE, RESERVE_FILE, SECRET_FILE
 from monitoring.files import write_json
 from monitoring.memory_limits import memory_limit_bytes, oom_kills
 from monitoring.processes import catches, identify
@@ -89,6 +90,7 @@ def supervise(folder: Path, plan: Plan) -> None:
         oom_kills=None if kills is None or kills_before is None else kills - kills_before,
     )
     (folder / SECRET_FILE).unlink(missing_ok=True)  # a token has no business on disk once its job is over
+    (folder / RESERVE_FILE).unlink(missing_ok=True)  # one that was killed has left it
     _write_patiently(folder / EXIT_FILE, record)
 
 
@@ -169,7 +171,8 @@ def _write_patiently(path: Path, record: Any) -> None:
         try:
             return write_json(path, record)
         except OSError as error:
-            sys.stderr.write(f"Could not write {path.name}: {error.strerror}. Trying again.\n")
+            with contextlib.suppress(OSError):  # the log is on the same disk
+                sys.stderr.write(f"Could not write {path.name}: {error.strerror}. Trying again.\n")
             time.sleep(1.0)
     return None
 

@@ -278,6 +278,43 @@ class LogSlice(TypedDict):
     size: int
 
 
+class LogLine(TypedDict):
+    """One line of a log: its byte offset, its number from 1, and what was left out of it.
+
+    `open`: it has no end yet, and may say more the next time.
+    """
+
+    start: int
+    number: int
+    level: str
+    text: str
+    cut_bytes: int
+    open: bool
+
+
+class LogPage(TypedDict):
+    """Lines of a log between two byte offsets, with the numbers of the lines that begin there.
+
+    `ended`: nobody writes to it any more.
+    """
+
+    lines: list[LogLine]
+    start: int
+    end: int
+    size: int
+    number: int
+    end_number: int
+    ended: bool
+
+
+class LogBytes(TypedDict):
+    """A piece of a log file as it lies on the disk, in base64; `packed`: the file is gzip."""
+
+    data: str
+    size: int
+    packed: bool
+
+
 class AgentFault(TypedDict):
     """What the agent answers instead of a result."""
 

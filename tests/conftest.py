@@ -18,16 +18,17 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+ASKED_FOR_BY_MARK = ("systemd", "peer")
 SLOWEST_FIRST = ("smollm2", "browser", "slow")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what has to be asked for by its mark; where tests are shared out, the slowest files begin first."""
-    if "systemd" not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker("systemd")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    unasked = [mark for mark in ASKED_FOR_BY_MARK if mark not in config.option.markexpr]
+    left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in unasked)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     if not hasattr(config, "workerinput"):
         return
 

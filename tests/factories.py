@@ -14,7 +14,7 @@ from uuid import uuid4
 from django.test import Client
 from django.utils import timezone
 
-from controlplane.models import ApiKey, Dataset, Deployment, Gpu, Host, Job, LanguageModel, Run, User
+from controlplane.models import ApiKey, Checkpoint, Dataset, Deployment, Gpu, Host, Job, LanguageModel, Run, User
 from controlplane.models.access import SYSTEM
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.deployments import DeploymentStatus
@@ -31,6 +31,13 @@ _numbers = itertools.count(1)
 def make_user(role: str = "use", username: str = "", password: str = PASSWORD) -> User:
     """A person who may log in with `password`."""
     return User.objects.create_user(username=username or f"{role}-{next(_numbers)}", password=password, role=role)
+
+
+def client_of(role: str = "use", username: str = "") -> Client:
+    """A browser in which somebody new with that role is logged in."""
+    client = Client()
+    client.force_login(make_user(role, username))
+    return client
 
 
 def make_key(role: str = "use", name: str = "") -> str:
@@ -176,6 +183,14 @@ def make_run(name: str = "", *, status: str = Status.PENDING, **fields: Any) -> 
         name=name or f"run {next(_numbers)}", job=job, dataset=dataset, model=model, config=config,
         created_by=created_by, **fields,
     )  # fmt: skip
+
+
+def make_checkpoint(run: Run, step: int, **fields: Any) -> Checkpoint:
+    """A checkpoint with a folder that holds a file of weights (no real one); the later, the smaller its loss."""
+    defaults: dict[str, Any] = {"path": f"checkpoints/step-{step}", "bytes": 7, "loss": 10.0 / step}
+    row = Checkpoint.objects.create(run=run, step=step, created_at=timezone.now(), **{**defaults, **fields})
+    write_bytes(run.folder / row.path / "model.safetensors", b"weights")
+    return row
 
 
 def make_deployment(

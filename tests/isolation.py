@@ -9,5 +9,6 @@ _home = tempfile.mkdtemp(prefix="pilothouse-tests-")
 os.environ["PILOTHOUSE_HOME"] = _home
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests share the cores; threads would wait for each other
 os.environ.pop("HF_TOKEN", None)
 atexit.register(shutil.rmtree, _home, ignore_errors=True)

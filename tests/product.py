@@ -51,6 +51,7 @@ class Product:
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         self.url = ""
+        self.legacy_url = ""
         self.port = 0
         self.password = ""
         self.cookies: dict[str, str] = {}
@@ -93,18 +94,19 @@ class Product:
         begin = said.stat().st_size if said.exists() else 0
         with said.open("ab") as console:
             self._web = subprocess.Popen(
-                [sys.executable, "manage.py", "serve", "--port", str(port)],
+                [sys.executable, "manage.py", "serve", "--port", str(port), "--legacy-port", "0"],
                 cwd=CHECKOUT, env=self.environment, stdin=subprocess.DEVNULL, stdout=console, stderr=console,
             )  # fmt: skip
 
-        def address() -> str | None:
+        def addresses() -> list[str] | None:
             text = said.read_bytes()[begin:].decode(errors="replace")
             assert self._web is not None
             assert self._web.poll() is None, f"the web server ended:\n{text[-3000:]}"
-            found = [line.split()[-1] for line in text.splitlines() if line.startswith("Pilothouse serves ")]
-            return found[-1] if found else None
+            greeting = ("The API without /api answers at ", "Pilothouse serves ")
+            found = [line.split()[-1] for line in text.splitlines() if line.startswith(greeting)]
+            return found if len(found) == len(greeting) else None
 
-        self.url = wait_for("the web server", address, START_SECONDS)
+        self.legacy_url, self.url = wait_for("the web server", addresses, START_SECONDS)
         self.port = int(self.url.rpartition(":")[2])
 
     @property
@@ -167,7 +169,7 @@ class Product:
     def client(self, role: str | None = "admin", **options: Any) -> httpx.Client:
         """An HTTP client with the key of a role (None: without one)."""
         headers = {"X-API-Key": self.keys[role]} if role else {}
-        return httpx.Client(base_url=self.url, headers=headers, **{"timeout": 60.0, **options})
+        return httpx.Client(headers=headers, **{"base_url": self.url, "timeout": 60.0, **options})
 
     def python(self, *arguments: str) -> str:
         """Runs Python on this home, in the checkout; returns what it prints."""

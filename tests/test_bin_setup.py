@@ -142,6 +142,7 @@ def test_scripts_are_posix_and_explain_themselves(script: str) -> None:
         ("up", ["--frobnicate"], "bin/up knows no --frobnicate"),
         ("up", ["--port", "eighty"], "--port wants a number, not eighty"),
         ("up", ["--port", "70000"], "--port wants a number from 1 to 65535"),
+        ("up", ["--legacy-port", ""], "--legacy-port wants a number, not ."),
         ("up", ["--home"], "--home wants a value"),
     ],
 )

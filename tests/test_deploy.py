@@ -173,6 +173,15 @@ def test_a_dry_run_says_the_same_and_touches_nothing(machine: Machine) -> None:
     assert proven.startswith("ok") and "answers" in proven
 
 
+def test_old_clients_keep_their_port_where_it_is_asked_for(machine: Machine) -> None:
+    machine.run("--legacy-port", "8765", "--no-start")
+    (begun,) = (line for line in machine.unit("pilothouse-web") if line.startswith("ExecStart="))
+    assert begun.endswith(f" serve --host 127.0.0.1 --port {machine.port} --legacy-port 8765")
+    machine.run("--no-start")
+    assert "--legacy-port" not in machine.text("etc/systemd/system/pilothouse-web.service")
+    assert "both be" in machine.run("--legacy-port", str(machine.port), code=2)
+
+
 def test_health_must_answer(machine: Machine) -> None:
     machine.port = 1
     said = machine.run("--wait", "0", code=1)
@@ -401,7 +410,8 @@ def test_root_needs_no_sudoers_file(machine: Machine) -> None:
     [
         ["--user", "a b"], ["--user", "x=ALL"], ["--user", "1st"], ["--home", "relative"], ["--home", "/a b"],
         ["--home", "/a;b"], ["--home", "/a%b"], ["--prefix", "/a\nb"], ["--port", "http"], ["--port", "70000"],
-        ["--host", "a b"], ["--wait", "-1"], ["--nonsense"], ["--user"],
+        ["--legacy-port", "8765x"], ["--legacy-port", "0"], ["--host", "a b"], ["--wait", "-1"], ["--nonsense"],
+        ["--user"],
     ],
 )  # fmt: skip
 def test_what_could_mean_something_in_a_unit_or_a_rule_is_refused(machine: Machine, options: list[str]) -> None:

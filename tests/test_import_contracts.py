@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-OPEN_IN_MONITORING = {"monitoring.attempt", "monitoring.events", "monitoring.files"}
+OPEN_IN_MONITORING = {"monitoring.attempt", "monitoring.events", "monitoring.files", "monitoring.log_text"}
 OPEN_IN_TRAINING = {
     "training.config", "training.data.rows", "training.data.specs", "training.estimate", "training.profiles",
 }  # fmt: skip

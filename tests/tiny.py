@@ -134,3 +134,8 @@ def _trained_tokenizer() -> Any:
 
 if __name__ == "__main__":
     build_tiny_model(Path(sys.argv[1]))
+
+
+def files_mapped(folder: Path) -> int:
+    """How often this process has the weights of a model's folder mapped."""
+    return Path("/proc/self/maps").read_text().count(str(folder / "model.safetensors"))

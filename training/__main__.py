@@ -36,8 +36,8 @@ def main(arguments: Sequence[str]) -> int:
             return _call(JOBS[verb], Path(spec))
         case ["train", first, *_] if first.startswith("--") and first != "--help":
             return _call("training.terminal.run", arguments[1:])
-        case ["rank", spec, resume]:  # one of several processes of a run (training.distributed)
-            return _call("training.distributed.worker", Path(spec), Path(resume) if resume else None)
+        case ["rank", spec, parent, resume]:  # one of several processes of a run (training.distributed)
+            return _call("training.distributed.worker", Path(spec), int(parent), Path(resume) if resume else None)
         case ["config", *rest]:
             return _call("training.config.command", rest)
         case _:

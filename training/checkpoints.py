@@ -13,11 +13,11 @@ import math
 import re
 import shutil
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from monitoring.attempt import JobFaultError
+from monitoring.attempt import NO_ROOM, JobFaultError
 from monitoring.events import decode_number, encode_number
 from monitoring.files import hashes_of, publish_folder, sha256_of, write_json
 
@@ -45,7 +45,9 @@ class DamagedCheckpointError(JobFaultError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says about itself. `files` maps each file to its size in bytes and SHA-256."""
+    """What a checkpoint says about itself. `files` maps each file to its size in bytes and SHA-256; `profile` has name
+    and version of the one that the examples went through.
+    """
 
     step: int
     epoch: float | None = None
@@ -53,6 +55,7 @@ class Manifest:
     eval_loss: float | None = None
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    profile: dict[str, str] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -63,7 +66,7 @@ class Manifest:
         """The manifest as plain JSON values."""
         numbers = {name: getattr(self, name) for name in ("epoch", "loss", "eval_loss")}
         coded = {name: None if value is None else encode_number(value) for name, value in numbers.items()}
-        return {"step": self.step, **coded, "run": self.run, "files": self.files}
+        return {"step": self.step, **coded, "run": self.run, "profile": self.profile, "files": self.files}
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -85,7 +88,8 @@ def read_manifest(path: Path) -> Manifest:
         value = json.loads((path / MANIFEST_FILE).read_text())
         numbers = {name: value[name] for name in ("epoch", "loss", "eval_loss")}
         decoded = {name: None if item is None else decode_number(item) for name, item in numbers.items()}
-        return Manifest(step=int(value["step"]), files=dict(value["files"]), run=dict(value["run"]), **decoded)
+        files, run, profile = dict(value["files"]), dict(value["run"]), dict(value.get("profile", {}))
+        return Manifest(step=int(value["step"]), files=files, run=run, profile=profile, **decoded)
     except FileNotFoundError as error:
         raise DamagedCheckpointError(path, f"it has no {MANIFEST_FILE}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -122,10 +126,10 @@ def unfinished(folder: Path, step: int) -> Path:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, step: int) -> Iterator[Path]:
+def writing(folder: Path, step: int, needed_bytes: int | None = None) -> Iterator[Path]:
     """A hidden folder to write a checkpoint into; it is removed when the block raises, and otherwise left.
 
-    Raises JobFaultError `disk_full` where the disk is the reason.
+    Raises JobFaultError `disk_full` where the disk is the reason; `needed_bytes` must be free to write it after all.
     """
     temporary = unfinished(folder, step)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -136,7 +140,7 @@ def writing(folder: Path, step: int) -> Iterator[Path]:
         full = isinstance(error, Exception) and is_disk_full(error, folder)
         shutil.rmtree(temporary, ignore_errors=True)
         if full:
-            raise disk_full(folder, error) from error
+            raise disk_full(folder, error, needed_bytes) from error
         raise
 
 
@@ -147,7 +151,7 @@ def publish(temporary: Path, folder: Path, manifest: Manifest) -> tuple[Path, Ma
     """
     hashes = hashes_of(temporary)
     files = {name: {"bytes": (temporary / name).stat().st_size, "sha256": value} for name, value in hashes.items()}
-    whole = Manifest(manifest.step, manifest.epoch, manifest.loss, manifest.eval_loss, files, manifest.run)
+    whole = replace(manifest, files=files)
     write_json(temporary / MANIFEST_FILE, whole.to_json())
     digest = hashlib.sha256((temporary / MANIFEST_FILE).read_bytes()).hexdigest()
     final = path_of(folder, manifest.step)
@@ -216,17 +220,27 @@ def surplus(
 
 def is_disk_full(error: Exception, folder: Path) -> bool:
     """Whether a write failed for want of room; asked before what was half-written is removed."""
-    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return told or shutil.disk_usage(folder).free < SPARE_BYTES
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
+    return folder.is_dir() and shutil.disk_usage(folder).free < SPARE_BYTES
 
 
-def disk_full(folder: Path, error: BaseException) -> JobFaultError:
-    """The fault of a disk that had no room for what was being written."""
-    free = shutil.disk_usage(folder).free / 1e9
+def disk_full(folder: Path, error: BaseException, needed_bytes: int | None = None) -> JobFaultError:
+    """The fault of a disk that had no room for what was being written, though there was enough when it was begun.
+
+    With `needed_bytes` the run goes on by itself once so much is free. Where so much is free already, something else
+    is full (another disk, a quota, the files that a disk can number), and a person has to look.
+    """
+    free_bytes = shutil.disk_usage(folder).free
+    free = free_bytes / 1e9
+    if needed_bytes is not None and (free_bytes >= needed_bytes or getattr(error, "errno", None) == errno.EDQUOT):
+        needed_bytes = None
+    needs = "" if needed_bytes is None else f" The run needs {needed_bytes / 1e9:.2f} GB; its checkpoints are whole."
     return JobFaultError(
         "disk_full",
-        f"There is no room for what the run wants to write in {folder} ({free:.1f} GB free): {error}",
+        f"There is no room for what the run wants to write in {folder} ({free:.2f} GB free): {error}.{needs}",
         "Free some space or lower output.save_total_limit, then resume the run.",
+        needed_bytes=needed_bytes,
     )
 
 
@@ -236,7 +250,7 @@ def no_room(folder: Path, needed_bytes: int) -> JobFaultError:
     return JobFaultError(
         "disk_full",
         f"The disk of {folder} has {free_bytes / 1e9:.2f} GB left; the run needs {needed_bytes / 1e9:.2f} GB for what "
-        "it writes next and what must stay free (output.min_free_gib). Its last checkpoint is whole.",
+        "it writes next and what must stay free (output.min_free_gib). Its checkpoints are whole.",
         f"Free {(needed_bytes - free_bytes) / 1e9:.2f} GB more (Settings, Storage): it goes on by itself then.",
         needed_bytes=needed_bytes,
     )

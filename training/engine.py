@@ -5,7 +5,7 @@ told on the way goes into the event file, and callbacks stay cheap, since each c
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class TrainerEngine:
         self._resume = resume
         self._phases = PhaseTeller(events)
         self._began_seconds = time.monotonic()
+        self._needed_bytes: Callable[[], int] | None = None
 
     def run_job(self, config: TrainerConfig, callbacks: Sequence[TrainerCallback] = ()) -> TrainingResult:
         """Trains and publishes. Raises JobFaultError with a code, and JobPausedError after a checkpoint."""
@@ -110,6 +111,11 @@ class TrainerEngine:
             if is_out_of_memory(error):
                 raise out_of_memory(error) from error
             raise
+        except OSError as error:
+            if not checkpoints.is_disk_full(error, Path(self._spec.output_dir)):
+                raise
+            needed_bytes = self._needed_bytes() if self._needed_bytes else None
+            raise checkpoints.disk_full(Path(self._spec.output_dir), error, needed_bytes) from error
         except ImportError as error:
             raise JobFaultError(
                 "config_invalid",
@@ -183,7 +189,7 @@ class TrainerEngine:
         self._events.log(_size(model))
         held = split.evaluation
         progress = ProgressTeller(self._events, self._phases, run, config.monitoring.update_interval_seconds)
-        keeper = self._keeper(config, run, progress)
+        keeper = self._keeper(config, origin.profile, run, progress)
         divergence = Divergence(run, keeper.folder, config.monitoring.divergence_factor)
         schedule = Schedule(config, run, evaluates=held is not None)
         safety = Safety(self._wishes, self._phases, len(held) if held is not None else 0)
@@ -208,17 +214,20 @@ class TrainerEngine:
             processing_class=tokenizer,
         )
         progress.trainer = room.trainer = probe.trainer = trainer
+        self._needed_bytes = lambda: keeper.needed_bytes(trainer)
         if self._resume is None:
             keeper.require_room(trainer)
         return trainer, schedule, safety
 
-    def _keeper(self, config: TrainerConfig, run: RunState, progress: ProgressTeller) -> CheckpointKeeper:
+    def _keeper(
+        self, config: TrainerConfig, profile: Profile, run: RunState, progress: ProgressTeller
+    ) -> CheckpointKeeper:
         keeper = CheckpointKeeper(
-            Path(self._spec.output_dir), config=config, events=self._events, run=run, phases=self._phases,
-            progress=progress, ranks=self._ranks,
+            Path(self._spec.output_dir), config=config, profile=profile, events=self._events, run=run,
+            phases=self._phases, progress=progress, ranks=self._ranks,
         )  # fmt: skip
         if self._resume:
-            keeper.last_step = checkpoints.read_manifest(self._resume).step
+            keeper.begin_behind(checkpoints.read_manifest(self._resume))
         return keeper
 
     def _heed_pause(self) -> None:
@@ -233,8 +242,10 @@ class TrainerEngine:
         if not config.hyperparams.early_stopping_patience or run.best_step in (None, trainer.state.global_step):
             return
         best = checkpoints.path_of(Path(self._spec.output_dir) / checkpoints.FOLDER, run.best_step or 0)
-        if best.is_dir():
+        is_there = best.is_dir()
+        if is_there and self._ranks.leads:
             checkpoints.verify(best)
+        if self._ranks.agreed(int(is_there)):
             trainer.load_weights(str(best))
             self._events.log(f"The model is that of step {run.best_step}, the best by its evaluation.")
 

@@ -15,6 +15,7 @@ from training import checkpoints
 from training.config.loader import ConfigError, parse_config
 from training.config.schema import TrainerConfig
 from training.distributed.launch import launch, process_count
+from training.packages import require_packages
 from training.wishes import Wishes
 
 
@@ -32,6 +33,7 @@ def main(spec_path: Path, wishes: Wishes | None = None) -> int:
 def train(spec: JobSpec, spec_path: Path, events: EventWriter, wishes: Wishes) -> dict[str, Any]:
     """Trains as the spec says; returns the values of the `result` event."""
     config = _config(spec)
+    require_packages(config)
     folder = Path(spec.output_dir) / checkpoints.FOLDER
     resume = find_resume(spec, folder, events)
     events.emit(Phase(name="launching"))

@@ -5,8 +5,8 @@ division before step 1. Nothing of it stays: gradients are dropped, random numbe
 room that the optimizer takes from its first step on is held meanwhile, since its state isn't there yet.
 
 It runs on GPUs. On a processor there is nothing to catch (the kernel kills where a GPU refuses), and the order of the
-data has the longest batch at the beginning in any case. Where several processes train, a part of them can't divide
-alone, so there it only tells.
+data has the longest batch at the beginning in any case. Where several processes train, each probes the same batch, and
+the division that one of them finds is all of theirs. Under FSDP there is none to find: what does not fit ends the run.
 """
 
 import heapq
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from monitoring.events import EventWriter
+from training.distributed.sharding import own_part
 from training.division import Batch, DividedSteps, free_cache, is_out_of_memory, out_of_memory
 from training.estimate.memory import OPTIMIZER_BYTES
 from training.models import trained_weights
@@ -90,7 +90,7 @@ def _room_of_optimizer(trainer: DividedSteps) -> torch.Tensor | None:
     optimizer = trainer.optimizer
     if optimizer is None or optimizer.state:
         return None
-    trained = sum(_held_here(weight) for weight in trained_weights(trainer.model))
+    trained = sum(own_part(weight).numel() for weight in trained_weights(trainer.model))
     size = int(OPTIMIZER_BYTES.get(str(trainer.args.optim.value), 8.0) * trained)
     try:
         return torch.empty(size, dtype=torch.uint8, device=trainer.args.device)
@@ -98,12 +98,6 @@ def _room_of_optimizer(trainer: DividedSteps) -> torch.Tensor | None:
         if is_out_of_memory(error):
             raise out_of_memory(error) from error
         raise
-
-
-def _held_here(weight: torch.Tensor) -> int:
-    """How many of its elements this process holds: of a sharded weight its own part."""
-    held: torch.Tensor = weight.to_local() if isinstance(weight, DTensor) else weight
-    return held.numel()
 
 
 @contextmanager

@@ -12,16 +12,18 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from monitoring.attempt import JobFaultError
 from training.config.schema import TrainerConfig
-from training.precision import frozen_dtype
+from training.precision import choose_precision, frozen_dtype
 from training.profiles.base import Profile
 from training.profiles.chatml import CHATML_TEMPLATE
+from training.quantization import let_files_go, loading_settings
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 CHATML_END = "<|im_end|>"
+COMPUTED_IN = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 _FETCH_AGAIN = "Look at the model's page: fetch or register it again if its files are gone."
 Say = Callable[[str], None]
 
@@ -101,11 +103,11 @@ def load_model(start: Start, config: TrainerConfig) -> Any:
 
 
 def load_base(folder: Path, config: TrainerConfig) -> Any:
-    """The whole model of a folder, on the processor or, when quantized or spread, on GPUs."""
+    """The whole model of a folder, on the processor, or on GPUs where those are to hold it quantized or spread."""
     if not (folder / "config.json").is_file():
         raise JobFaultError("model_missing", f"There is no config.json in {folder}.", _FETCH_AGAIN)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=_dtype(folder, config),
             attn_implementation=config.model.attn_implementation,
@@ -127,6 +129,15 @@ def load_base(folder: Path, config: TrainerConfig) -> Any:
             f"The model in {folder} can't be loaded as the settings of `model` ask: {error}",
             "Set model.attn_implementation to sdpa and model.dtype to auto; 8 and 4 bits need the extra `quant`.",
         ) from error
+    if is_quantized(config):
+        let_files_go(model)
+    return model
+
+
+def merged_onto_whole_weights(base: Path, adapter: Path) -> Any:
+    """A model whose adapter has been merged in fp32 into its base as stored. Raises what `load_base` raises."""
+    whole = load_base(base, TrainerConfig()).to(torch.float32)
+    return PeftModel.from_pretrained(whole, adapter, use_safetensors=True).merge_and_unload()
 
 
 def _damaged(folder: Path) -> Path:
@@ -170,26 +181,19 @@ def _dtype(folder: Path, config: TrainerConfig) -> torch.dtype:
     return frozen_dtype(config, dtype_on_disk(folder))
 
 
+def _quantized_device(config: TrainerConfig) -> Any:
+    """Where weights of 8 or 4 bits go; of several processes each has a copy of its own."""
+    if not torch.cuda.is_available():
+        return {"": "cpu"}
+    return {"": torch.cuda.current_device()} if torch.distributed.is_initialized() else config.model.device_map
+
+
 def _placement(config: TrainerConfig) -> dict[str, Any]:
     """Quantized weights and models over several GPUs are placed while loading; all others by the trainer."""
     if is_quantized(config):
-        if not torch.cuda.is_available():
-            raise JobFaultError(
-                "config_invalid",
-                "model.load_in_8bit and load_in_4bit need a GPU, and this host gave the run none.",
-                "Turn them off, or place the run on a host with a GPU.",
-            )
-        quantization = BitsAndBytesConfig(
-            load_in_8bit=config.model.load_in_8bit,
-            load_in_4bit=config.model.load_in_4bit,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16,
-        )
-        own = {"": torch.cuda.current_device()}  # several processes: a copy on each one's own GPU
-        return {
-            "quantization_config": quantization,
-            "device_map": own if torch.distributed.is_initialized() else config.model.device_map,
-        }
+        computed_in = getattr(torch, COMPUTED_IN[choose_precision(config).mode])
+        quantization = loading_settings(8 if config.model.load_in_8bit else 4, computed_in)
+        return {"quantization_config": quantization, "device_map": _quantized_device(config)}
     if torch.cuda.device_count() > 1 and not torch.distributed.is_initialized():
         return {"device_map": config.model.device_map}
     return {}

@@ -11,16 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from peft import PeftModel
 
 from monitoring.attempt import JobFaultError
 from monitoring.events import JobSpec
-from monitoring.files import hashes_of, publish_folder
+from monitoring.files import FACTS_FILE, model_hashes, publish_folder
 from training import checkpoints
 from training.config.schema import TrainerConfig
-from training.fetch.inspect import FACTS_FILE, ModelFacts, inspect_model, write_facts
-from training.models import Start, dtype_on_disk, is_quantized, load_base
+from training.fetch.inspect import ModelFacts, inspect_model, write_facts
+from training.models import Start, dtype_on_disk, is_quantized, merged_onto_whole_weights
 from training.profiles.base import Profile
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -60,8 +59,10 @@ def publish_model(model: Any, tokenizer: Any, origin: Origin) -> ModelFacts:
     temporary = final.with_name(f".{final.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
+    needed_bytes = _needed_bytes(model, origin)
     try:
-        _require_room(model, temporary, origin)
+        if shutil.disk_usage(temporary).free < needed_bytes:
+            raise checkpoints.no_room(temporary, needed_bytes)
         _save(model, temporary, origin)
         tokenizer.save_pretrained(temporary)
         _keep_bytes(origin.start.base / TOKENIZER_FILE, temporary / TOKENIZER_FILE)
@@ -73,19 +74,17 @@ def publish_model(model: Any, tokenizer: Any, origin: Origin) -> ModelFacts:
         raise
     except Exception as error:
         if checkpoints.is_disk_full(error, final.parent):
-            raise checkpoints.disk_full(final.parent, error) from error
+            raise checkpoints.disk_full(final.parent, error, needed_bytes) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return facts
 
 
-def _require_room(model: Any, folder: Path, origin: Origin) -> None:
-    """Raises JobFaultError `disk_full` before the first byte: what the model will take, and a little to spare."""
+def _needed_bytes(model: Any, origin: Origin) -> int:
+    """What must be free before the first byte: what the model will take, and a little to spare."""
     width = dtype_on_disk(origin.start.base).itemsize
-    needed_bytes = sum(weight.numel() for weight in model.parameters()) * width + checkpoints.SPARE_BYTES
-    if shutil.disk_usage(folder).free < needed_bytes:
-        raise checkpoints.no_room(folder, needed_bytes)
+    return int(sum(weight.numel() for weight in model.parameters()) * width) + checkpoints.SPARE_BYTES
 
 
 def _published(final: Path, origin: Origin) -> ModelFacts | None:
@@ -130,8 +129,7 @@ def _merged_onto_whole_weights(model: PeftModel, folder: Path, origin: Origin) -
     adapter = folder.with_name(f"{folder.name}.adapter")
     try:
         model.save_pretrained(adapter)
-        whole = load_base(origin.start.base, TrainerConfig())
-        return PeftModel.from_pretrained(whole.to(torch.float32), adapter).merge_and_unload()
+        return merged_onto_whole_weights(origin.start.base, adapter)
     finally:
         shutil.rmtree(adapter, ignore_errors=True)
 
@@ -153,5 +151,5 @@ def base_sha256(origin: Origin) -> str:
     artefact = inputs.base if inputs.base is not None else inputs.model
     if artefact is not None and artefact.sha256:
         return artefact.sha256
-    hashes = {name: value for name, value in hashes_of(origin.start.base).items() if name != FACTS_FILE}
+    hashes = model_hashes(origin.start.base)
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

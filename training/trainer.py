@@ -22,6 +22,7 @@ from training.data.order import SeededOrder
 from training.distributed import sharding
 from training.distributed.ranks import Ranks
 from training.division import DividedSteps, Say
+from training.models import trained_weights
 from training.precision import Precision
 from training.resumed_rate import take_learning_rate
 
@@ -78,15 +79,11 @@ def training_arguments(config: TrainerConfig, precision: Precision, output_dir: 
 class JobTrainer(DividedSteps):
     """The trainer of a run. `counts()` is what it has been given since it was made."""
 
-    is_fsdp_enabled: bool
-
     def __init__(
         self, *, settings: TrainerConfig, ranks: Ranks, save: Save, say: Say, callbacks: list[TrainerCallback],
         **rest: Any,
     ) -> None:  # fmt: skip
-        self._ranks = ranks
-        self.may_divide = ranks.count == 1  # the others would wait for this one
-        super().__init__(say=say, callbacks=callbacks, **rest)
+        super().__init__(ranks=ranks, say=say, callbacks=callbacks, **rest)
         for surplus in (DefaultFlowCallback, PrinterCallback):
             self.remove_callback(surplus)
         self._settings = settings
@@ -212,6 +209,12 @@ class JobTrainer(DividedSteps):
     def loss_is_finite(self) -> bool:
         """Whether the loss of the steps since the last log is a number, on all ranks. All must ask."""
         return self._ranks.sums([int(not torch.isfinite(self._tr_loss).item())]) == [0]
+
+    def weights_are_finite(self) -> bool:
+        """Whether all weights that are trained are numbers, each rank's part of them. All must ask."""
+        found = [torch.isfinite(sharding.own_part(weight)).all() for weight in trained_weights(self.model)]
+        is_good = torch.stack([good.to(found[0].device) for good in found]).all()  # device_map may spread them
+        return self._ranks.sums([int(not is_good.item())]) == [0]
 
 
 def _counts_of(batch: dict[str, torch.Tensor]) -> tuple[int | torch.Tensor, int | torch.Tensor]:

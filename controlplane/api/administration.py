@@ -7,11 +7,13 @@ from ninja.params.functions import Query
 
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.administration import (
+    AddEngine,
     AuditLog,
     CreateKey,
     Deployment,
     DeploymentList,
     Key,
+    KeyLimits,
     KeyList,
     NewKey,
     PutSetting,
@@ -20,8 +22,9 @@ from controlplane.api.schemas.administration import (
 )
 from controlplane.errors import NotFoundError
 from controlplane.models import ApiKey, AuditLine
+from controlplane.models.access import KeyLimits as Limits
 from controlplane.models.access import Role
-from controlplane.services import access, deployments, settings
+from controlplane.services import access, activation, deployments, settings
 
 router = Router(tags=["Administration"])
 
@@ -39,8 +42,19 @@ def list_keys(request: ActorRequest) -> dict[str, Any]:
 @router.post("/keys", response={201: NewKey})
 def create_key(request: ActorRequest, payload: CreateKey) -> Status[dict[str, Any]]:
     """Makes a key (admin). Its text is in this answer and nowhere else."""
-    key, plain = access.create_key(request.actor, payload.name, payload.role, payload.expires_at)
+    limits = _limits(payload)
+    key, plain = access.create_key(request.actor, payload.name, payload.role, payload.expires_at, limits)
     return Status(201, {**Key.from_orm(key).dict(), "key": plain})
+
+
+@router.put("/keys/{int:key_id}/limits", response=Key)
+def set_key_limits(request: ActorRequest, key_id: int, payload: KeyLimits) -> ApiKey:
+    """Gives a key other limits, all of them (admin); they hold from its next request on."""
+    return access.set_key_limits(request.actor, key_id, _limits(payload))
+
+
+def _limits(payload: KeyLimits) -> Limits:
+    return Limits(payload.requests_per_minute, payload.tokens_per_minute, tuple(payload.models))
 
 
 @router.delete("/keys/{int:key_id}", response={204: None})
@@ -86,6 +100,24 @@ def list_deployments(request: ActorRequest, limit: Annotated[int, Query(ge=1, le
     return {"deployments": [deployments.facts(row) for row in deployments.list_deployments(limit)]}
 
 
+@router.post("/deployments", response={201: Deployment})
+def add_engine(request: ActorRequest, payload: AddEngine) -> Status[dict[str, Any]]:
+    """Starts one more engine (admin): a replica of the active model, or another model that is served by its name."""
+    return Status(201, deployments.facts(activation.add_engine(request.actor, payload.model, payload.adapters)))
+
+
+@router.get("/deployments/history", response=DeploymentList)
+def active_history(request: ActorRequest) -> dict[str, Any]:
+    """The engines that were active, the last one first."""
+    return {"deployments": [deployments.facts(row) for row in activation.history()]}
+
+
+@router.post("/deployments/rollback", response={202: Deployment})
+def roll_back(request: ActorRequest, swap: str = "auto") -> Status[dict[str, Any]]:
+    """Activates the model that was active before the present one (admin); follow it by its id."""
+    return Status(202, deployments.facts(activation.roll_back(request.actor, swap=swap)))
+
+
 @router.get("/deployments/{int:deployment_id}", response=Deployment)
 def get_deployment(request: ActorRequest, deployment_id: int) -> dict[str, Any]:
     """One engine."""
@@ -95,7 +127,7 @@ def get_deployment(request: ActorRequest, deployment_id: int) -> dict[str, Any]:
 @router.post("/deployments/{int:deployment_id}/stop", response=Deployment)
 def stop_deployment(request: ActorRequest, deployment_id: int) -> dict[str, Any]:
     """Lets requests in flight end, then ends the engine (admin)."""
-    return deployments.facts(deployments.stop(request.actor, deployment_id))
+    return deployments.facts(activation.stop(request.actor, deployment_id))
 
 
 # --- The audit log ----------------------------------------------------------------------------------------------------

@@ -8,10 +8,16 @@ from controlplane.api import (
     administration,
     alerts,
     chains,
+    conversations,
+    curves,
+    data_generation,
     datasets,
     doctor,
     energy,
     estimates,
+    evaluations,
+    exports,
+    generate,
     health,
     hosts,
     inbox,
@@ -21,14 +27,19 @@ from controlplane.api import (
     power,
     queue,
     run_sweeps,
+    run_table,
     run_templates,
     runs,
+    search,
     storage,
     sweeps,
     uploads,
+    usage,
 )
-from controlplane.api.errors import install, nothing_here, openai_answer, rest_answer
+from controlplane.api.errors import install, no_call_named, nothing_here, openai_answer, rest_answer
+from controlplane.api.json_bodies import StrictParser
 from controlplane.api.keys import KEYS
+from controlplane.api.schemas.faults import OpenAIRefusal, Refusal, described
 from controlplane.services.health import API_VERSION
 from training.config.loader import schema as trainer_schema
 
@@ -43,13 +54,15 @@ def build_rest() -> NinjaAPI:
     """The API under /api."""
     api = NinjaAPI(
         title="Pilothouse", version=API_VERSION, description=DESCRIPTION, auth=KEYS, urls_namespace="api",
-        docs_url=None, openapi_url="",
+        docs_url=None, openapi_url="", parser=StrictParser(),
     )  # fmt: skip
     for noun in (
         health,
         doctor,
         hosts,
         models,
+        exports,
+        generate,
         jobs,
         queue,
         inbox,
@@ -61,11 +74,18 @@ def build_rest() -> NinjaAPI:
         datasets,
         estimates,
         runs,
+        curves,
+        run_table,
         run_templates,
         run_sweeps,
+        evaluations,
+        conversations,
+        data_generation,
         storage,
         alerts,
         administration,
+        search,
+        usage,
     ):
         api.add_router("", noun.router)
     api.add_router("", _rest_of_the_addresses())
@@ -88,6 +108,7 @@ def build_openai(namespace: str, router: Router) -> NinjaAPI:
 def _rest_of_the_addresses() -> Router:
     """What no other call answers: a 404 in the API's own shape instead of a page."""
     router = Router()
+    router.api_operation(ALL_METHODS, "/", include_in_schema=False)(no_call_named)
     router.api_operation(ALL_METHODS, "/{path:rest}", include_in_schema=False)(nothing_here)
     return router
 
@@ -99,9 +120,9 @@ OPENAI_UNDER_API = build_openai("openai-under-api", openai.router)
 
 def whole_schema() -> dict[str, Any]:
     """The OpenAPI schema of everything, both surfaces, with TrainerConfig as training itself declares it."""
-    whole: dict[str, Any] = dict(REST.get_openapi_schema(path_prefix="/api"))
-    other = OPENAI.get_openapi_schema(path_prefix="/v1")
-    under_api = OPENAI_UNDER_API.get_openapi_schema(path_prefix="/api/v1")
+    whole = described(REST.get_openapi_schema(path_prefix="/api"), Refusal)
+    other = described(OPENAI.get_openapi_schema(path_prefix="/v1"), OpenAIRefusal)
+    under_api = described(OPENAI_UNDER_API.get_openapi_schema(path_prefix="/api/v1"), OpenAIRefusal)
     whole["paths"] = {**whole["paths"], **other["paths"], **under_api["paths"]}
     components = whole.setdefault("components", {})
     schemas = {**components.get("schemas", {}), **other.get("components", {}).get("schemas", {})}

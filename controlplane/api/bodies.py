@@ -17,8 +17,8 @@ from controlplane.api.pace import PacedRequest
 LINGER_SECONDS = 5
 
 
-def _response() -> bytes:
-    body = refusal()
+def _response(path: str) -> bytes:
+    body = refusal(path)
     head = (
         "HTTP/1.1 413 Content Too Large\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
@@ -60,7 +60,8 @@ class LimitedRequest(PacedRequest):
     def _refuse(self) -> None:
         self._refused = True
         self.requestHeaders.removeHeader(b"Expect")  # else the channel would ask for the body after all
-        self.channel.transport.write(_response())
+        path = getattr(self.channel, "_path", b"")  # the request itself is told its path when its body is here
+        self.channel.transport.write(_response(path.decode("latin-1")))
         self.channel.callLater(LINGER_SECONDS, self.channel.transport.loseConnection)
 
 

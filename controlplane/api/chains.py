@@ -14,7 +14,7 @@ router = Router(tags=["Runs"])
 @router.get("/chains", response=ChainList)
 def list_chains(request: ActorRequest) -> dict[str, Any]:
     """All chains, by name."""
-    return {"chains": [chains.facts(chain) for chain in chains.list_chains()]}
+    return {"chains": chains.list_facts()}
 
 
 @router.get("/chains/{str:name}", response=Chain)

@@ -1,15 +1,12 @@
 """Datasets: /api/datasets. Runs in the web process."""
 
-import asyncio
-import os
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from django.http import StreamingHttpResponse
-from django.utils.http import content_disposition_header
 from ninja import Router, Status
 
+from controlplane.api.downloads import download as file_answer
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.datasets import (
     Dataset,
@@ -21,7 +18,7 @@ from controlplane.api.schemas.datasets import (
     Validation,
 )
 from controlplane.errors import FieldFault, InvalidInputError, TooLargeError
-from controlplane.services import datasets, lineage, profile_preview
+from controlplane.services import dataset_checks, dataset_intake, datasets, lineage, profile_preview, sample_data
 from controlplane.services.lineage import Lineage
 
 router = Router(tags=["Datasets"])
@@ -49,7 +46,6 @@ FORM = {
 FRAME_BYTES = 1 << 20
 """What a form may have around its file."""
 
-BLOCK_BYTES = 256 << 10
 CONTENT_TYPES = {
     ".json": "application/json", ".txt": "text/plain", ".csv": "text/csv", ".tsv": "text/tab-separated-values",
     ".parquet": "application/vnd.apache.parquet", ".gz": "application/gzip",
@@ -61,9 +57,9 @@ LINES_OF_JSON = "application/x-ndjson"
 def create(request: ActorRequest) -> Status[dict[str, Any]]:
     """Takes a file of up to 32 MB as a form; larger ones go through the uploads."""
     declared = request.META.get("CONTENT_LENGTH") or "0"
-    if declared.isdigit() and int(declared) > datasets.SMALL_FILE_BYTES + FRAME_BYTES:
+    if declared.isdigit() and int(declared) > dataset_intake.SMALL_FILE_BYTES + FRAME_BYTES:
         raise TooLargeError(
-            f"The form has {declared} bytes; {datasets.SMALL_FILE_BYTES} are taken. {datasets.OTHER_WAY}"
+            f"The form has {declared} bytes; {dataset_intake.SMALL_FILE_BYTES} are taken. {dataset_intake.OTHER_WAY}"
         )
     file = request.FILES.get("file")
     if file is None:
@@ -76,7 +72,7 @@ def create(request: ActorRequest) -> Status[dict[str, Any]]:
         str(request.POST.get("generator", "")), str(request.POST.get("generator_version", "")),
         lineage.parents_from_text(str(request.POST.get("parents", ""))),
     )  # fmt: skip
-    dataset, created = datasets.receive_small(request.actor, file, name, fraction, said)
+    dataset, created = dataset_intake.receive_small(request.actor, file, name, fraction, said)
     return Status(201 if created else 200, datasets.facts(dataset))
 
 
@@ -102,6 +98,13 @@ def list_generators(request: ActorRequest) -> dict[str, Any]:
     return {"generators": lineage.generators()}
 
 
+@router.post("/datasets/sample", response={200: Dataset, 201: Dataset})
+def use_sample(request: ActorRequest) -> Status[dict[str, Any]]:
+    """Takes in the dataset that comes with Pilothouse, as any upload (use); 200 where it is here already."""
+    dataset, created = sample_data.use(request.actor)
+    return Status(201 if created else 200, datasets.facts(dataset))
+
+
 @router.get("/datasets/{int:dataset_id}", response=DatasetDetail)
 def get_dataset(request: ActorRequest, dataset_id: int) -> dict[str, Any]:
     """One dataset with the report of its validation."""
@@ -112,7 +115,7 @@ def get_dataset(request: ActorRequest, dataset_id: int) -> dict[str, Any]:
 def validate(request: ActorRequest, dataset_id: int, payload: Validate) -> Status[dict[str, Any]]:
     """Checks a dataset once more, or more deeply."""
     dataset = datasets.get(dataset_id)
-    job = datasets.validate(
+    job = dataset_checks.validate(
         request.actor, dataset, payload.level, profile=payload.profile, eval_dataset=payload.eval_dataset
     )
     return Status(202, {"job_id": job.pk, "dataset_id": dataset.pk, "level": payload.level})
@@ -135,20 +138,7 @@ def download(request: ActorRequest, dataset_id: int) -> StreamingHttpResponse:
     dataset = datasets.get(dataset_id)
     file = datasets.source_path(dataset).open("rb")
     content_type = CONTENT_TYPES.get(Path(dataset.filename).suffix.lower(), LINES_OF_JSON)
-    headers = {
-        "Content-Length": str(os.fstat(file.fileno()).st_size),
-        "Content-Disposition": content_disposition_header(True, dataset.filename) or "attachment",
-    }
-    return StreamingHttpResponse(_blocks(file), content_type=content_type, headers=headers)
-
-
-async def _blocks(file: BinaryIO) -> AsyncIterator[bytes]:
-    """The file piece by piece: under ASGI, Django would read a FileResponse into memory as a whole."""
-    try:
-        while block := await asyncio.to_thread(file.read, BLOCK_BYTES):
-            yield block
-    finally:
-        file.close()
+    return file_answer(file, dataset.filename, content_type)
 
 
 @router.delete("/datasets/{int:dataset_id}", response={204: None})

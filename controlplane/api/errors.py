@@ -20,8 +20,10 @@ from controlplane.errors import (
     NotAuthenticatedError,
     NotFoundError,
     PilothouseError,
+    RateLimitedError,
     TooLargeError,
     UnavailableError,
+    UnknownModelError,
 )
 
 log = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ Answer = Callable[[PilothouseError], HttpResponse]
 
 _OPENAI_TYPES = {
     400: ("invalid_request_error", "invalid_value"), 401: ("authentication_error", "invalid_api_key"),
-    403: ("permission_error", "forbidden"), 404: ("invalid_request_error", "model_not_found"),
+    403: ("permission_error", "forbidden"), 404: ("invalid_request_error", "not_found"),
     405: ("invalid_request_error", "method_not_allowed"),
     413: ("invalid_request_error", "too_large"), 503: ("server_error", "engine_unavailable"),
 }  # fmt: skip
@@ -49,14 +51,22 @@ def openai_answer(error: PilothouseError) -> HttpResponse:
     """An error of /v1 as its response."""
     status = 400 if error.status_code == InvalidInputError.status_code else error.status_code
     kind, code = _OPENAI_TYPES.get(status, ("server_error", error.code))
+    if isinstance(error, RateLimitedError):
+        kind, code = error.what, error.code
     faults: Sequence[FieldFault] = getattr(error, "faults", ())
-    fields = {"message": error.message, "type": kind, "param": faults[0].path if faults else None, "code": code}
+    param = faults[0].path if faults else None
+    if isinstance(error, UnknownModelError):
+        param, code = "model", error.code
+    fields = {"message": error.message, "type": kind, "param": param, "code": code}
     return _with_headers(error, JsonResponse({"error": fields}, status=status))
 
 
 def _with_headers(error: PilothouseError, response: HttpResponse) -> HttpResponse:
     if isinstance(error, UnavailableError):
         response["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, RateLimitedError):
+        for name, value in error.headers.items():
+            response[name] = value
     if isinstance(error, NotAuthenticatedError):
         response["WWW-Authenticate"] = "Bearer"
     return response
@@ -91,6 +101,8 @@ def as_pilothouse(error: Exception) -> PilothouseError:
 def _from_ninja(error: HttpError) -> PilothouseError:
     if isinstance(error, AuthenticationError):
         return NotAuthenticatedError(NO_KEY)
+    if isinstance(error.__cause__, PilothouseError):  # what the parser of bodies said
+        return error.__cause__
     if error.status_code == 400:
         return InvalidInputError("The body can't be read as JSON.")
     translated = PilothouseError(error.message)
@@ -118,6 +130,11 @@ def not_allowed(response: HttpResponseBase, answer: Answer) -> HttpResponse:
     shaped = answer(error)
     shaped["Allow"] = allowed
     return shaped
+
+
+def no_call_named(request: HttpRequest) -> None:
+    """The call that answers where the address ends before it names one."""
+    nothing_here(request, "")
 
 
 def nothing_here(request: HttpRequest, rest: str) -> None:

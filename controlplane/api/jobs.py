@@ -2,12 +2,14 @@
 
 from typing import Annotated, Any
 
-from ninja import Router
-from ninja.params.functions import Query
+from django.http import StreamingHttpResponse
+from ninja import Query, Router
+from ninja.params import functions
 
+from controlplane.api.downloads import in_pieces
 from controlplane.api.keys import ActorRequest
-from controlplane.api.schemas.jobs import Job, JobList, JobStatistics, Priority
-from controlplane.services import jobs
+from controlplane.api.schemas.jobs import Job, JobList, JobLog, JobStatistics, LogQuery, Priority
+from controlplane.services import job_logs, jobs
 
 router = Router(tags=["Jobs"])
 
@@ -17,7 +19,7 @@ def list_jobs(
     request: ActorRequest,
     type: str | None = None,
     status: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    limit: Annotated[int, functions.Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
     """Jobs, newest first."""
     return {"jobs": [jobs.facts(job) for job in jobs.list_jobs(type, status, limit)]}
@@ -31,8 +33,8 @@ def get_statistics(request: ActorRequest) -> dict[str, int]:
 
 @router.get("/jobs/{int:job_id}", response=Job)
 def get_job(request: ActorRequest, job_id: int) -> dict[str, Any]:
-    """One job."""
-    return jobs.facts(jobs.get(job_id))
+    """One job. The text of a generation is in its result for whoever asked for it, and for admins."""
+    return jobs.facts(jobs.get(job_id), request.actor)
 
 
 @router.post("/jobs/{int:job_id}/cancel", response=Job)
@@ -51,3 +53,24 @@ def retry(request: ActorRequest, job_id: int) -> dict[str, Any]:
 def set_priority(request: ActorRequest, job_id: int, payload: Priority) -> dict[str, Any]:
     """Changes a job's place in the queue."""
     return jobs.facts(jobs.set_priority(request.actor, job_id, payload.priority))
+
+
+@router.get("/jobs/{int:job_id}/log", response=JobLog)
+def get_log(request: ActorRequest, job_id: int, query: Query[LogQuery]) -> dict[str, Any]:
+    """Lines of an attempt's log, of the last one's without `attempt`: its end, or a page before or after a byte.
+
+    A search goes through the whole log. Where that takes too long it answers with what it has found back to `start` (or
+    on to `end`); asking from there goes on.
+    """
+    asked = query.dict()
+    attempt = asked.pop("attempt")
+    return job_logs.page(job_id, attempt, job_logs.Question(**asked))
+
+
+@router.get("/jobs/{int:job_id}/log/download", openapi_extra={"responses": {200: {"description": "The file."}}})
+def download_log(
+    request: ActorRequest, job_id: int, attempt: Annotated[int | None, functions.Query(ge=1, lt=1 << 31)] = None
+) -> StreamingHttpResponse:
+    """An attempt's whole log as a file; one that was compressed meanwhile comes as gzip."""
+    name, size, pieces = job_logs.pieces(job_id, attempt)
+    return in_pieces(pieces, size, name, "application/gzip" if name.endswith(".gz") else "text/plain; charset=utf-8")

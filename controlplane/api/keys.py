@@ -31,9 +31,14 @@ def _by_key(request: HttpRequest, plain: str | None) -> Actor | None:
         return None
     actor = access.authenticate_key(plain.strip(), _address(request))
     if actor is None:
-        raise NotAuthenticatedError("This key is not known, has been revoked or has expired. Ask an admin for another.")
+        raise not_valid()
     request.actor = actor  # type: ignore[attr-defined]
     return actor
+
+
+def not_valid() -> NotAuthenticatedError:
+    """What is said of a key that isn't valid."""
+    return NotAuthenticatedError("This key is not known, has been revoked or has expired. Ask an admin for another.")
 
 
 class _CsrfCheck(CsrfViewMiddleware):

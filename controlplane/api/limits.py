@@ -4,24 +4,27 @@
 is for every other ASGI server.
 """
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from controlplane.services.datasets import OTHER_WAY, SMALL_FILE_BYTES
+from controlplane.api.errors import openai_answer, rest_answer
+from controlplane.errors import TooLargeError
+from controlplane.services.dataset_intake import OTHER_WAY, SMALL_FILE_BYTES
 
 MAX_BODY_BYTES = SMALL_FILE_BYTES + (1 << 20)
 """The largest form that is taken, with its frame. Everything else is smaller (a part of an upload has 4 MiB)."""
 
+OPENAI_PATHS = ("/v1/", "/api/v1/")
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-def refusal() -> bytes:
-    """The body of the answer to a body that is too large."""
-    return json.dumps({"detail": f"The body is larger than {SMALL_FILE_BYTES >> 20} MB. {OTHER_WAY}"}).encode()
+def refusal(path: str) -> bytes:
+    """The body of the answer to a body that is too large, in the shape of the API that `path` belongs to."""
+    error = TooLargeError(f"The body is larger than {SMALL_FILE_BYTES >> 20} MB. {OTHER_WAY}")
+    return (openai_answer if path.startswith(OPENAI_PATHS) else rest_answer)(error).content
 
 
 class BodyLimit:
@@ -35,7 +38,7 @@ class BodyLimit:
         if not _is_too_large(scope):
             await self.application(scope, receive, send)
             return
-        body = refusal()
+        body = refusal(str(scope.get("path", "")))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
         await send({"type": "http.response.body", "body": body})

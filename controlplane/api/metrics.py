@@ -18,19 +18,27 @@ from controlplane.models.access import Role
 from controlplane.services.exposition.text import exposition
 from controlplane.services.exposition.traffic import Traffic
 
+TRAFFIC = "pilothouse.traffic"
+"""Under which name an ASGI scope holds the counters."""
+
 Answering = Callable[[HttpRequest], HttpResponseBase]
 
 
 @sync_and_async_middleware
 def count_traffic(get_response: Answering) -> Answering | Callable[[HttpRequest], Awaitable[HttpResponseBase]]:
-    """Counts each request with what became of it. Stands first, so that nothing is missed."""
-    traffic = Traffic()
+    """Counts each request with what became of it. Stands first, so that nothing is missed.
+
+    What the application around Django counts by itself (`direct`) is counted together with it.
+    """
+    own = Traffic()
 
     def begin(request: HttpRequest) -> float:
-        request.traffic = traffic  # type: ignore[attr-defined] # the view below tells it
+        shared: Any = getattr(request, "scope", {}).get(TRAFFIC)
+        request.traffic = shared or own  # type: ignore[attr-defined] # the view below tells it
         return time.monotonic()
 
     def end(request: HttpRequest, response: HttpResponseBase, begun: float) -> HttpResponseBase:
+        traffic: Traffic = request.traffic  # type: ignore[attr-defined] # set above
         traffic.count(request.method or "", request.path, response.status_code, time.monotonic() - begun)
         return response
 

@@ -2,18 +2,26 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
 from asgiref.sync import sync_to_async
-from ninja import Router, Status
+from ninja import Query, Router, Status
 
 from controlplane.api.keys import ActorRequest
-from controlplane.api.schemas.models import Activation, Model, ModelId, ModelList, RegisterModel
+from controlplane.api.schemas.models import (
+    Activate,
+    Activation,
+    EngineSuggestion,
+    Model,
+    ModelList,
+    RegisterModel,
+    ServingOptions,
+)
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.models import Deployment
 from controlplane.models.access import Role
 from controlplane.models.deployments import DeploymentStatus
-from controlplane.services import deployments, models
+from controlplane.services import activation, deployments, engine_choice, models, serving_options
 
 router = Router(tags=["Models"])
 WAIT_SECONDS = 300.0
@@ -21,9 +29,10 @@ LOOK_EVERY_SECONDS = 0.25
 
 
 @router.get("/models", response=ModelList)
-def list_models(request: ActorRequest) -> dict[str, Any]:
-    """All models, the active one first."""
-    return {"models": [models.facts(model) for model in models.list_models()]}
+def list_models(request: ActorRequest, family: Annotated[str, Query(max_length=200)] = "") -> dict[str, Any]:
+    """All models, the active one first; with `family` the versions of one."""
+    rows = [model for model in models.list_models() if not family or model.family == family]
+    return {"models": [models.facts(model) for model in rows]}
 
 
 @router.get("/models/active", response=Model)
@@ -46,18 +55,21 @@ def register(request: ActorRequest, payload: RegisterModel) -> Status[dict[str, 
 
 
 @router.post("/models/set_active", response={200: Activation, 202: Activation})
-async def set_active(request: ActorRequest, payload: ModelId, wait: bool = True) -> Status[dict[str, Any]]:
-    """Starts the model's engine; the old one serves until it is ready. Answers then (at most 300 s, else 202)."""
+async def set_active(request: ActorRequest, payload: Activate, wait: bool = True) -> Status[dict[str, Any]]:
+    """Starts the model's engine; the old one serves until it is ready. Answers then (at most 300 s, else 202).
+
+    Where memory doesn't allow two engines at once, the old one ends first, and requests wait (`swap`).
+    """
     request.actor.require(Role.ADMIN)
-    deployment = await sync_to_async(deployments.activate)(request.actor, payload.id)
+    deployment = await sync_to_async(activation.activate)(request.actor, payload.id, swap=payload.swap)
     return await _activation(deployment, WAIT_SECONDS if wait else 0.0)
 
 
 @router.post("/models/reload", response={200: Activation, 202: Activation})
-async def reload(request: ActorRequest, wait: bool = False) -> Status[dict[str, Any]]:
+async def reload(request: ActorRequest, wait: bool = False, swap: str = "auto") -> Status[dict[str, Any]]:
     """Restarts the active model's engine; the old one ends when the new one is ready and its requests are done."""
     request.actor.require(Role.ADMIN)
-    deployment = await sync_to_async(deployments.reload)(request.actor)
+    deployment = await sync_to_async(activation.reload)(request.actor, swap=swap)
     return await _activation(deployment, WAIT_SECONDS if wait else 0.0)
 
 
@@ -83,10 +95,32 @@ def _look(deployment_id: int) -> tuple[dict[str, Any], str | None]:
     return deployments.facts(deployments.get(deployment_id)), model.name if model else None
 
 
+@router.get("/models/engine", response=EngineSuggestion)
+def suggest_engine(request: ActorRequest, model_id: str) -> dict[str, Any]:
+    """Which engine suits a model on the hosts that there are, and why."""
+    found = engine_choice.suggest(models.get(model_id))
+    return {
+        "engine": found.engine if found else None, "gguf": (found.gguf if found else "") or None,
+        "why": found.why if found else None,
+    }  # fmt: skip
+
+
 @router.get("/models/{path:model_id}", response=Model)
 def get_model(request: ActorRequest, model_id: str) -> dict[str, Any]:
     """One model."""
     return models.facts(models.get(model_id))
+
+
+@router.patch("/models/{path:model_id}", response=Model)
+def set_serving(request: ActorRequest, model_id: str, payload: ServingOptions) -> dict[str, Any]:
+    """Changes which engine serves the model with which settings, and when it is loaded and unloaded (admin)."""
+    return models.facts(
+        serving_options.put(
+            request.actor, model_id, load_on_demand=payload.load_on_demand,
+            idle_unload_seconds=payload.idle_unload_seconds, engine=payload.engine, gguf=payload.gguf,
+            engine_options=payload.engine_options,
+        )
+    )  # fmt: skip
 
 
 @router.delete("/models/{path:model_id}", response={204: None})

@@ -4,23 +4,25 @@ Runs in the web process. What an option may be is the engine's to judge: it know
 by name.
 """
 
-import json
-from collections.abc import AsyncIterator
+import asyncio
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from ninja import Router, Schema
 
+from controlplane.api.json_bodies import read_json
 from controlplane.api.keys import ActorRequest
-from controlplane.errors import FieldFault, InvalidInputError, NotFoundError
+from controlplane.errors import FieldFault, InvalidInputError, UnknownModelError
 from controlplane.models import LanguageModel
-from controlplane.models.access import Role
+from controlplane.models.access import Actor, Role
 from controlplane.models.language_models import ModelState
-from controlplane.services import gateway, models
+from controlplane.services import gateway, key_limits, models
+from controlplane.services.gateway import Reply
 
 router = Router(tags=["Inference (OpenAI)"])
 OWNER = "pilothouse"
+LONG_BODY_BYTES = 1 << 17
 
 
 class OpenAIModel(Schema):
@@ -75,16 +77,18 @@ async def completions(request: ActorRequest) -> HttpResponseBase:
 
 @router.get("/models", response=OpenAIModelList)
 def list_models(request: ActorRequest) -> dict[str, Any]:
-    """The models that are ready, the active one first."""
-    return {"object": "list", "data": [_openai_model(model) for model in models.list_ready()]}
+    """The models that are ready and that the key may use, the active one first."""
+    usable = [model for model in models.list_ready() if key_limits.may_use(request.actor, model.name)]
+    return {"object": "list", "data": [_openai_model(model) for model in usable]}
 
 
 @router.get("/models/{path:model_id}", response=OpenAIModel)
 def get_model(request: ActorRequest, model_id: str) -> dict[str, Any]:
-    """One model that is ready."""
+    """One model that is ready and that the key may use."""
     model = models.get(model_id)
+    key_limits.check_model(request.actor, model.name)
     if model.state != ModelState.READY:
-        raise NotFoundError(f"The model {model_id!r} is {model.state}, not ready.")
+        raise UnknownModelError(f"The model {model_id!r} is {model.state}, not ready.")
     return _openai_model(model)
 
 
@@ -93,37 +97,35 @@ def _openai_model(model: LanguageModel) -> dict[str, Any]:
 
 
 async def _forward(request: ActorRequest, path: str) -> HttpResponseBase:
-    request.actor.require(Role.USE)
-    reply = await gateway.forward(path, _parsed(request))
-    response: HttpResponseBase
+    request.actor.require(Role.USE)  # before the body is read, which may be too long
+    return response_of(await reply_to(request.actor, path, request.body))
+
+
+async def reply_to(actor: Actor, path: str, raw: bytes) -> Reply:
+    """What an engine answers to a body. Raises as `gateway.forward` does, and InvalidInputError."""
+    is_long = len(raw) > LONG_BODY_BYTES  # to be read beside the loop, which has others to serve
+    body = await asyncio.to_thread(_parsed, raw) if is_long else _parsed(raw)
+    return await gateway.forward(path, body, actor)
+
+
+def headers_of(reply: Reply) -> dict[str, str]:
+    """An answer's headers."""
+    headers = {"Content-Type": reply.content_type, **reply.headers}
     if reply.chunks is not None:
-        response = StreamingHttpResponse(_closing(reply.chunks), content_type=reply.content_type)
-        response["Cache-Control"] = "no-cache"
-        response["X-Accel-Buffering"] = "no"  # a proxy that buffers would hold the tokens back
-    else:
-        response = HttpResponse(reply.content, status=reply.status_code, content_type=reply.content_type)
-    for name, value in reply.headers.items():
-        response[name] = value
-    return response
+        headers |= {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # a proxy would hold the tokens back
+    return headers
 
 
-async def _closing(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The same chunks; whatever ends the response (a client that goes away, too) closes the engine's stream."""
-    try:
-        async for chunk in chunks:
-            yield chunk
-    finally:
-        close = getattr(chunks, "aclose", None)
-        if close is not None:
-            await close()
+def response_of(reply: Reply) -> HttpResponseBase:
+    """An answer as Django sends it."""
+    if reply.chunks is not None:
+        return StreamingHttpResponse(reply.chunks, headers=headers_of(reply))  # closes them, whatever happens
+    return HttpResponse(reply.content, status=reply.status_code, headers=headers_of(reply))
 
 
-def _parsed(request: HttpRequest) -> dict[str, Any]:
+def _parsed(raw: bytes) -> dict[str, Any]:
     """The body as an object. Raises InvalidInputError for anything else."""
-    try:
-        body = json.loads(request.body)
-    except ValueError as error:
-        raise InvalidInputError(f"The body can't be read as JSON: {error}.") from error
+    body = read_json(raw)
     if not isinstance(body, dict):
         raise InvalidInputError("The body must be a JSON object.")
     for name, kind, word in (("model", str, "a string"), ("stream", bool, "true or false")):

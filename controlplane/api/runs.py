@@ -7,12 +7,12 @@ from ninja.params.functions import Query
 
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.models import Model
+from controlplane.api.schemas.run_table import ChangeRun, RunQuery
 from controlplane.api.schemas.runs import (
     Checkpoint,
     CreateRun,
     GoOn,
     KeepCheckpoint,
-    Metrics,
     RegisterCheckpoint,
     Run,
     RunCreated,
@@ -20,7 +20,7 @@ from controlplane.api.schemas.runs import (
     StopRun,
 )
 from controlplane.errors import FieldFault, InvalidInputError
-from controlplane.services import checkpoints, going_on, models, run_facts, run_templates, runs
+from controlplane.services import checkpoints, going_on, models, run_about, run_facts, run_table, run_templates, runs
 
 router = Router(tags=["Runs"])
 
@@ -43,10 +43,12 @@ def create(request: ActorRequest, payload: CreateRun) -> Status[dict[str, Any]]:
 
 @router.get("/runs", response=RunList)
 def list_runs(
-    request: ActorRequest, limit: Annotated[int, Query(ge=1, le=500)] = 50, before_id: int | None = None
+    request: ActorRequest, asked: Annotated[RunQuery, Query()], limit: Annotated[int, Query(ge=1, le=500)] = 50
 ) -> dict[str, Any]:
-    """Runs, newest first; ask with `before_id` for older ones."""
-    return {"runs": [runs.facts(run) for run in runs.list_runs(limit, before_id)]}
+    """Runs, newest first, or in the order of `sort`; `after` asks for the page behind, `before_id` for older ones."""
+    found = run_table.listed(request.GET, limit, asked.before_id)
+    shown = [runs.facts(run) for run in found.rows]
+    return {"runs": shown, "after": found.after, "before": found.before, "count": found.count}
 
 
 @router.get("/runs/{int:run_id}", response=Run)
@@ -55,17 +57,13 @@ def get_run(request: ActorRequest, run_id: int) -> dict[str, Any]:
     return runs.facts(runs.get(run_id))
 
 
-@router.get("/runs/{int:run_id}/metrics", response=Metrics)
-def get_metrics(
-    request: ActorRequest,
-    run_id: int,
-    wanted: Annotated[list[str] | None, Query(alias="keys")] = None,  # Ninja stumbles over a parameter called keys
-    after_step: int | None = None,
-    max_points: int = 2000,
-) -> dict[str, Any]:
-    """Curves, thinned to `max_points` each. `keys`: comma-separated, or repeated; all without it."""
-    keys = None if wanted is None else [key for item in wanted for key in item.split(",") if key]
-    return runs.series(runs.get(run_id), keys, after_step, max_points)
+@router.patch("/runs/{int:run_id}", response=Run)
+def change(request: ActorRequest, run_id: int, payload: ChangeRun) -> dict[str, Any]:
+    """Changes name, tags, group or notes (who started it, or an admin)."""
+    given = payload.dict(exclude_unset=True)
+    edition = given.pop("edition", None)
+    changes = {name: value for name, value in given.items() if value is not None}
+    return runs.facts(run_about.change(request.actor, run_id, changes, edition))
 
 
 @router.post("/runs/{int:run_id}/stop", response=Run)

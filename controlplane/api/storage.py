@@ -7,15 +7,14 @@ from ninja import Router, Status
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.storage import (
     Clean,
-    CleanPlan,
     InnerJob,
+    Leftovers,
     Restore,
     Snapshot,
     Storage,
     WholeSnapshot,
 )
 from controlplane.models import Job
-from controlplane.models.access import Role
 from controlplane.services import cleaning, snapshots, storage
 
 router = Router(tags=["Storage"])
@@ -27,13 +26,17 @@ def get_storage(request: ActorRequest) -> dict[str, Any]:
     return storage.report()
 
 
-@router.post("/storage/clean", response={200: CleanPlan, 202: InnerJob})
+@router.post("/storage/clean", response={202: InnerJob})
 def clean(request: ActorRequest, payload: Clean) -> Status[dict[str, Any]]:
-    """Takes away what nobody owns any more, by a job (202); with `dry_run` says what that is (200). Admins."""
-    request.actor.require(Role.ADMIN)
-    if payload.dry_run:
-        return Status(200, cleaning.facts(cleaning.plan()))
-    return Status(202, _facts(cleaning.queue(request.actor)))
+    """Takes away what nobody owns any more, by a job; with `dry_run` it only looks what that is. Admins."""
+    queue = cleaning.queue_look if payload.dry_run else cleaning.queue
+    return Status(202, _facts(queue(request.actor)))
+
+
+@router.get("/storage/leftovers", response=Leftovers)
+def get_leftovers(request: ActorRequest) -> dict[str, Any]:
+    """What the last look has found that nobody owns, the largest first. Admins."""
+    return cleaning.kept(request.actor)
 
 
 @router.get("/storage/snapshots", response=list[Snapshot])

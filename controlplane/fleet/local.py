@@ -18,6 +18,8 @@ from controlplane.fleet.protocol import (
     HostFacts,
     HostUnreachableError,
     LaunchAnswer,
+    LogBytes,
+    LogPage,
     LogSlice,
     PersistenceAnswer,
     PollAnswer,
@@ -81,6 +83,17 @@ class LocalCarrier:
     ) -> LogSlice:
         args = {"job_id": job_id, "attempt": attempt, "lines": lines, "start": start, "limit_bytes": limit_bytes}
         return cast(LogSlice, self._ask("read_log", args))
+
+    def page_log(
+        self, job_id: int, attempt: int, *, before: int | None = None, after: int | None = None,
+        number: int | None = None, lines: int = 200, level: str = "", search: str = "",
+    ) -> LogPage:  # fmt: skip
+        place = {"before": before, "after": after, "number": number}
+        args = {"job_id": job_id, "attempt": attempt, **place, "lines": lines, "level": level, "search": search}
+        return cast(LogPage, self._ask("page_log", args))
+
+    def copy_log(self, job_id: int, attempt: int, *, start: int = 0) -> LogBytes:
+        return cast(LogBytes, self._ask("copy_log", {"job_id": job_id, "attempt": attempt, "start": start}))
 
     def read_agent_log(self, lines: int = 200) -> LogSlice:
         return cast(LogSlice, self._ask("read_agent_log", {"lines": lines}))

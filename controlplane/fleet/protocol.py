@@ -21,6 +21,8 @@ from monitoring.wire import (
     HostReading,
     HostSample,
     LaunchAnswer,
+    LogBytes,
+    LogPage,
     LogSlice,
     NetworkReading,
     PersistenceAnswer,
@@ -48,6 +50,8 @@ __all__ = [
     "HostSample",
     "HostUnreachableError",
     "LaunchAnswer",
+    "LogBytes",
+    "LogPage",
     "LogSlice",
     "NetworkReading",
     "PersistenceAnswer",
@@ -118,6 +122,19 @@ class Carrier(Protocol):
         self, job_id: int, attempt: int, *, lines: int = 200, start: int | None = None, limit_bytes: int = 1 << 18
     ) -> LogSlice:
         """The last `lines` lines of an attempt's log or, with `start`, whole lines from that byte on."""
+
+    def page_log(
+        self, job_id: int, attempt: int, *, before: int | None = None, after: int | None = None,
+        number: int | None = None, lines: int = 200, level: str = "", search: str = "",
+    ) -> LogPage:  # fmt: skip
+        """Lines of an attempt's log: the last ones before a byte (None: its end), or the first from `after` on.
+
+        Of the level at least, and with `search` in them (large and small letters alike). `number`: that of the line
+        there, where it is known.
+        """
+
+    def copy_log(self, job_id: int, attempt: int, *, start: int = 0) -> LogBytes:
+        """A piece of an attempt's log as it lies on the disk: at most a mebibyte from `start` on."""
 
     def read_agent_log(self, lines: int = 200) -> LogSlice:
         """The last lines of the agent's own log."""

@@ -28,6 +28,9 @@ class JobKind:
     runs_here: ClassVar[bool] = False
     """Whether the web process does it itself (`work`, in the duty `inner jobs`) and no host is asked."""
 
+    in_turn: ClassVar[bool] = True
+    """Whether what `runs_here` waits for the one before it; a kind that doesn't has a duty of its own."""
+
     def work(self, job: Job) -> dict[str, Any]:
         """Does a job that `runs_here`; returns its result. Raises PilothouseError, JobCancelledError."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Cleaning the home folder; done in the web process. Runs there."""
+"""Cleaning the home folder, and looking what would go; done in the web process. Runs there."""
 
 from typing import Any
 
@@ -8,12 +8,14 @@ from controlplane.services import cleaning, storage
 
 
 class CleanKind(JobKind):
-    """`config` is empty: what goes is found when it is done."""
+    """`config` holds {"action": "look"}, or {"action": "clean"}: what goes is found when it is done."""
 
     name = "clean"
     runs_here = True
 
     def work(self, job: Job) -> dict[str, Any]:
+        if job.config["action"] == "look":
+            return cleaning.look()
         result = cleaning.clean(job.created_by, job_id=job.pk)
         storage.forget()
         return result

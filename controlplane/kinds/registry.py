@@ -5,7 +5,10 @@ from typing import Any
 from controlplane.kinds.backup import BackupKind
 from controlplane.kinds.base import JobKind
 from controlplane.kinds.clean import CleanKind
+from controlplane.kinds.data_gen import DataGenKind
+from controlplane.kinds.eval import EvalKind
 from controlplane.kinds.fetch import FetchKind
+from controlplane.kinds.generate import GenerateKind
 from controlplane.kinds.serve import ServeKind
 from controlplane.kinds.train import TrainKind
 from controlplane.kinds.validate import ValidateKind
@@ -13,7 +16,18 @@ from controlplane.models import Job
 from controlplane.services import jobs
 
 KINDS: dict[str, JobKind] = {
-    kind.name: kind for kind in (TrainKind(), ValidateKind(), FetchKind(), ServeKind(), BackupKind(), CleanKind())
+    kind.name: kind
+    for kind in (
+        TrainKind(),
+        ValidateKind(),
+        FetchKind(),
+        ServeKind(),
+        EvalKind(),
+        DataGenKind(),
+        GenerateKind(),
+        BackupKind(),
+        CleanKind(),
+    )
 }
 
 

@@ -11,8 +11,20 @@ from controlplane.live.announce import publish
 from controlplane.models import Attempt, Checkpoint, Job, LanguageModel, Run, Sample
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.language_models import ModelState
-from controlplane.services import chains, curves, datasets, models, queue, run_alerts, run_facts
+from controlplane.services import (
+    chains,
+    curves,
+    datasets,
+    evaluations_following,
+    models,
+    queue,
+    run_alerts,
+    run_facts,
+    versions,
+)
+from controlplane.services.points import Point
 from monitoring import events as ev
+from monitoring.attempt import RANK_DIED
 from monitoring.events import Artefact, Event, Inputs, JobSpec, encode_number
 
 
@@ -56,15 +68,13 @@ class TrainKind(JobKind):
         return Artefact(f"{run.pk}/{last.step}", str(run.folder / last.path), last.manifest_sha256)
 
     def waits_for(self, job: Job) -> str | None:
-        return queue.waits_for() or chains.waits_for(Run.objects.select_related("job").get(job=job))
+        return queue.waits_for() or chains.waits_for(job.run)
 
     def gpus_wanted(self, job: Job) -> int:
-        environment = Run.objects.get(job=job).config.get("environment", {})
-        return int(environment.get("gpus") or 1)
+        return int(_environment(job).get("gpus") or 1)
 
     def may_share_processor(self, job: Job) -> bool:
-        environment = Run.objects.get(job=job).config.get("environment", {})
-        return bool(environment.get("distributed", "none") != "none")
+        return bool(_environment(job).get("distributed", "none") != "none")
 
     def on_launch(self, job: Job, attempt: Attempt) -> None:
         run = chains.resolve(Run.objects.select_related("chain__base", "chain__current").get(job=job))
@@ -73,7 +83,7 @@ class TrainKind(JobKind):
 
     def on_events(self, job: Job, attempt: Attempt, events: list[Event]) -> None:
         run = Run.objects.get(job=job)
-        fresh: dict[str, list[curves.Point]] = {}
+        fresh: dict[str, list[Point]] = {}
         for event in events:
             match event.body:
                 case ev.Metrics() as metrics:
@@ -81,12 +91,13 @@ class TrainKind(JobKind):
                 case ev.Resumed(step=step):
                     self._store(run, fresh)
                     fresh = {}
-                    self._rewind(run, step)
+                    self._rewind(run, step, event.time)
                 case ev.Progress() as progress if progress.unit == "steps":
                     run.total_steps = int(progress.total) if progress.total else run.total_steps
                     _reach(run, int(progress.done), event.time)
                 case ev.Checkpoint() as checkpoint:
                     _store_checkpoint(run, checkpoint, event.time)
+                    evaluations_following.checkpoint_came(run, checkpoint.step)
                 case ev.CheckpointGone(step=step):
                     run.checkpoints.filter(step=step).update(gone_at=timezone.now())
                     publish(f"run:{run.pk}", "checkpoint", {"step": step, "gone": True})
@@ -97,19 +108,22 @@ class TrainKind(JobKind):
         if fresh or any(isinstance(event.body, ev.Progress) for event in events):
             self._store(run, fresh)
 
-    def _rewind(self, run: Run, step: int) -> None:
+    def _rewind(self, run: Run, step: int, time: float) -> None:
         changed = curves.rewind(run, step)
+        curves.resumed(run, step, time)
         run.last_step, run.last_time, run.seconds_per_step = step, None, None
-        Run.objects.filter(pk=run.pk).update(last_step=step, last_time=None, seconds_per_step=None)
+        run.last, run.epoch = curves.last_values(run), None
+        Run.objects.filter(pk=run.pk).update(
+            last=run.last, epoch=None, last_step=step, last_time=None, seconds_per_step=None
+        )
         publish(f"run:{run.pk}", "progress", run_facts.progress(run))
         stale = run.checkpoints.filter(step__gt=step, gone_at=None)
         said, _ = run.samples.filter(step__gt=step).delete()
         if stale.update(gone_at=timezone.now()) or changed or said:
             publish(f"run:{run.pk}", "reset", {})
 
-    def _store(self, run: Run, fresh: dict[str, list[curves.Point]]) -> None:
-        for key, points in fresh.items():
-            curves.append(run, key, points)
+    def _store(self, run: Run, fresh: dict[str, list[Point]]) -> None:
+        curves.append_all(run, fresh)
         run_alerts.look_at_points(run, fresh)
         Run.objects.filter(pk=run.pk).update(
             last=run.last, last_step=run.last_step, total_steps=run.total_steps, epoch=run.epoch,
@@ -135,6 +149,9 @@ class TrainKind(JobKind):
         chains.advance(run)
         publish(f"run:{run.pk}", "status", {**run_facts.status(run), "model": model.name})
 
+    def may_retry(self, error: ev.Error | None) -> bool:
+        return super().may_retry(error) or (error is not None and error.code == RANK_DIED)
+
     def is_held(self, error: dict[str, Any]) -> bool:
         return bool(error["code"] == "disk_full")
 
@@ -143,23 +160,30 @@ class TrainKind(JobKind):
         LanguageModel.objects.filter(run__job=job, source="run").exclude(state=ModelState.READY).delete()
 
 
+def _environment(job: Job) -> dict[str, Any]:
+    """What the run asks of its host. Asked for every waiting run each second: the queue brings `job.run` along."""
+    section: dict[str, Any] = job.run.config.get("environment", {})
+    return section
+
+
 def result_model(run: Run) -> LanguageModel:
     """The row of the model that a run makes; made at its first attempt, so that every attempt writes to one place."""
     existing = LanguageModel.objects.filter(run=run, source="run").first()
     if existing:
         return existing
     wanted = run.config.get("output", {}).get("register_as") or run_facts.model_name(run)
-    taken = LanguageModel.objects.filter(name=wanted).exists()
+    place = versions.next_place(wanted if versions.may_follow(wanted) else f"{wanted}-{run.pk}")
     return LanguageModel.objects.create(
-        name=f"{wanted}-{run.pk}" if taken else wanted, source="run", run=run, dataset=run.dataset,
+        name=place.name, family=place.family, version=place.version, source="run", run=run, dataset=run.dataset,
         base=(run.model.base or run.model) if run.config.get("model", {}).get("merge_adapter") is False else None,
         profile=models.trained_with(run), created_by=run.created_by, tags=["trained"],
     )  # fmt: skip
 
 
-def _collect(run: Run, metrics: ev.Metrics, time: float, fresh: dict[str, list[curves.Point]]) -> None:
+def _collect(run: Run, metrics: ev.Metrics, time: float, fresh: dict[str, list[Point]]) -> None:
     _reach(run, metrics.step, time)
-    for key, value in metrics.values.items():
+    for name, value in metrics.values.items():
+        key = curves.stored_key(name)
         fresh.setdefault(key, []).append((metrics.step, value, time))
         run.last[key] = encode_number(value)
     run.epoch = metrics.epoch if metrics.epoch is not None else run.epoch

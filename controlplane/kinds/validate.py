@@ -7,7 +7,7 @@ from controlplane.live.announce import publish
 from controlplane.models import Attempt, Job, LanguageModel
 from controlplane.models.datasets import Level
 from controlplane.models.language_models import ModelState
-from controlplane.services import datasets, lineage, settings
+from controlplane.services import dataset_checks, datasets, lineage, settings
 from monitoring import events as ev
 from monitoring.events import Artefact, Event, Inputs, JobSpec
 
@@ -49,13 +49,13 @@ class ValidateKind(JobKind):
                 publish("datasets", "progress", {"id": job.config["dataset"], **progress})
 
     def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
-        datasets.finished(int(job.config["dataset"]), result)
+        dataset_checks.finished(int(job.config["dataset"]), result)
 
     def on_retry(self, job: Job) -> None:
-        datasets.validating(int(job.config["dataset"]), _level(job))
+        dataset_checks.validating(int(job.config["dataset"]), _level(job))
 
     def on_failed(self, job: Job, error: dict[str, str]) -> None:
-        datasets.failed(int(job.config["dataset"]), error, _level(job))
+        dataset_checks.failed(int(job.config["dataset"]), error, _level(job))
 
 
 def _level(job: Job) -> str:

@@ -50,9 +50,13 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
             await self.channel_layer.group_discard(group_name(topic), self.channel_name)
 
     async def receive_json(self, content: Any, **_kwargs: Any) -> None:
-        """`{"subscribe": [topic], "after": {topic: seq}}`; anything else is answered with a sentence."""
+        """`{"subscribe": [topic], "after": {topic: seq}}`, or `{"unsubscribe": [topic]}`; else a sentence says so."""
         if not await self._may_listen():
             await self.close(code=CLOSE_NOT_LOGGED_IN)
+            return
+        given_back = content.get("unsubscribe") if isinstance(content, dict) else None
+        if isinstance(given_back, list):
+            await self._unsubscribe(given_back)
             return
         topics = content.get("subscribe") if isinstance(content, dict) else None
         after = content.get("after", {}) if isinstance(content, dict) else {}
@@ -76,6 +80,11 @@ class LiveConsumer(AsyncJsonWebsocketConsumer):
             self.sent[topic] = seq
             await self._catch_up(topic)
         await self.send_json({"topic": topic, "kind": "subscribed", "seq": self.sent[topic], "data": {}})
+
+    async def _unsubscribe(self, topics: list[Any]) -> None:
+        for topic in topics:
+            if isinstance(topic, str) and self.sent.pop(topic, None) is not None:
+                await self.channel_layer.group_discard(group_name(topic), self.channel_name)
 
     async def _catch_up(self, topic: str) -> None:
         for message in await database_sync_to_async(history.after)(topic, self.sent[topic]):

@@ -3,8 +3,13 @@
 from controlplane.models.access import ApiKey, AuditLine, Setting, User
 from controlplane.models.alerts import Alert, AlertDelivery, AlertRoute
 from controlplane.models.chains import Chain
+from controlplane.models.conversations import CollectedExample, Conversation, Turn, Vote
+from controlplane.models.curves import Metric, MetricBlock, MetricChunk, Resumption
 from controlplane.models.datasets import Dataset, Upload
-from controlplane.models.deployments import Deployment
+from controlplane.models.deployments import Deployment, Split
+from controlplane.models.evaluations import Evaluation, Promotion
+from controlplane.models.exports import ModelExport
+from controlplane.models.generated import DataGeneration, GeneratedExample
 from controlplane.models.hosts import Gpu, Host
 from controlplane.models.inbox import InboxFile
 from controlplane.models.jobs import Attempt, Job
@@ -12,13 +17,19 @@ from controlplane.models.language_models import LanguageModel
 from controlplane.models.live import LiveMessage, Topic
 from controlplane.models.power import PowerSchedule
 from controlplane.models.run_sweeps import RunSweep, RunTrial
-from controlplane.models.runs import Checkpoint, MetricChunk, Run, Sample
+from controlplane.models.run_views import RunView
+from controlplane.models.runs import Checkpoint, Run, RunTag, Sample
 from controlplane.models.telemetry import EnergyAccount, PowerSweep, TelemetrySample
 from controlplane.models.templates import RunTemplate
+from controlplane.models.usage import ServedSpan, UsageDay
 
 __all__ = [
-    "Alert", "AlertDelivery", "AlertRoute", "ApiKey", "Attempt", "AuditLine", "Chain", "Checkpoint", "Dataset",
-    "Deployment", "EnergyAccount", "Gpu", "Host", "InboxFile", "Job", "LanguageModel", "LiveMessage", "MetricChunk",
-    "PowerSchedule", "PowerSweep", "Run", "RunSweep", "RunTemplate", "RunTrial", "Sample", "Setting",
-    "TelemetrySample", "Topic", "Upload", "User",
+    "Alert", "AlertDelivery", "AlertRoute", "ApiKey", "Attempt", "AuditLine", "Chain", "Checkpoint", "CollectedExample",
+    "Conversation",
+    "DataGeneration", "Dataset", "Deployment", "EnergyAccount", "Evaluation",
+    "GeneratedExample", "Gpu", "Host", "InboxFile", "Job", "LanguageModel", "LiveMessage", "Metric",
+    "MetricBlock", "MetricChunk", "ModelExport",
+    "PowerSchedule", "PowerSweep", "Promotion",
+    "Resumption", "Run", "RunSweep", "RunTag", "RunTemplate", "RunTrial", "RunView", "Sample", "ServedSpan",
+    "Setting", "Split", "TelemetrySample", "Topic", "Turn", "Upload", "UsageDay", "User", "Vote",
 ]  # fmt: skip

@@ -35,6 +35,19 @@ ROLE_CHOICES = [("read", "read"), ("use", "use"), ("admin", "admin")]
 
 
 @dataclass(frozen=True)
+class KeyLimits:
+    """What a key may ask of engines in a minute, and of which models; 0 and an empty tuple: as much as it likes."""
+
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    models: tuple[str, ...] = ()
+
+
+NO_LIMITS = KeyLimits()
+LONGEST_OWNER = 160
+
+
+@dataclass(frozen=True)
 class Actor:
     """Who acts: a person, a key, or the product itself."""
 
@@ -43,6 +56,14 @@ class Actor:
     user_id: int | None = None
     key_id: int | None = None
     address: str = ""
+    limits: KeyLimits = NO_LIMITS
+
+    @property
+    def owner(self) -> str:
+        """Whose private texts are whose: "user:3", "key:7". Names show who acted, but two keys may share one."""
+        if self.key_id is not None:
+            return f"key:{self.key_id}"
+        return f"user:{self.user_id}" if self.user_id is not None else f"name:{self.name}"
 
     def require(self, role: Role) -> None:
         """Raises ForbiddenError when this actor's role is smaller than `role`."""
@@ -55,6 +76,12 @@ class Actor:
         """Whether this actor may delete or stop what `created_by` made."""
         return self.role >= Role.ADMIN or (self.role >= Role.USE and created_by == self.name)
 
+    def require_owner(self, what: str, created_by: str) -> None:
+        """Raises ForbiddenError when this actor may not change `what` ("Run 7"), which `created_by` made."""
+        self.require(Role.USE)
+        if not self.may_change(created_by):
+            raise ForbiddenError(f"{what} belongs to {created_by}: only they or an admin may change it.")
+
 
 SYSTEM = Actor(name="pilothouse", role=Role.ADMIN)
 
@@ -64,6 +91,7 @@ class User(AbstractUser):
 
     role = models.CharField(max_length=8, choices=ROLE_CHOICES, default="read")
     must_change_password = models.BooleanField(default=False)
+    hides_first_steps = models.BooleanField(default=False)
 
     def actor(self, address: str = "") -> Actor:
         """This person as the one who acts."""
@@ -82,6 +110,9 @@ class ApiKey(models.Model):
     last_used_at = models.DateTimeField(null=True, blank=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    requests_per_minute = models.PositiveIntegerField(default=0)
+    tokens_per_minute = models.PositiveIntegerField(default=0)
+    allowed_models = models.JSONField(default=list)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…)"
@@ -92,7 +123,8 @@ class ApiKey(models.Model):
 
     def actor(self, address: str = "") -> Actor:
         """This key as the one who acts."""
-        return Actor(name=f"key {self.name}", role=Role.parse(self.role), key_id=self.pk, address=address)
+        limits = KeyLimits(self.requests_per_minute, self.tokens_per_minute, tuple(self.allowed_models))
+        return Actor(f"key {self.name}", Role.parse(self.role), key_id=self.pk, address=address, limits=limits)
 
 
 class AuditLine(models.Model):

@@ -65,3 +65,8 @@ class InboxFile(models.Model):
     def is_over(self) -> bool:
         """Whether nothing more happens by itself."""
         return self.state in OVER
+
+    @property
+    def is_retriable(self) -> bool:
+        """Whether it can be tried again."""
+        return self.state in (InboxState.REJECTED, InboxState.FAILED)

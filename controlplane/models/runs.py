@@ -1,4 +1,4 @@
-"""Training runs, their curves, checkpoints and samples. Runs in the web process."""
+"""Training runs, their checkpoints and samples. Runs in the web process."""
 
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from controlplane.models.language_models import LanguageModel
 class Run(models.Model):
     """A job of kind `train`, with what a person calls it and what it is made of.
 
-    `based_on` is the run whose settings it was begun with ("run again with changes").
+    `based_on` is the run whose settings it was begun with ("run again with changes"). `group`, `notes` and its tags are
+    a person's words on it; `edition` counts the changes of these and of the name.
     """
 
     name = models.CharField(max_length=200)
@@ -32,11 +33,19 @@ class Run(models.Model):
     epoch = models.FloatField(null=True, blank=True)
     last_time = models.FloatField(null=True, blank=True)
     seconds_per_step = models.FloatField(null=True, blank=True)
+    group = models.CharField(max_length=100, blank=True, default="")
+    notes = models.TextField(blank=True, default="")
+    edition = models.PositiveIntegerField(default=1)
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:
         ordering = ["-id"]
+        indexes = [
+            models.Index(fields=["group", "id"]),
+            models.Index(fields=["created_by", "id"]),
+            models.Index(fields=["profile", "id"]),
+        ]
 
     def __str__(self) -> str:
         return f"{self.pk} · {self.name}"
@@ -47,25 +56,19 @@ class Run(models.Model):
         return Path(settings.HOME) / "runs" / str(self.pk)
 
 
-class MetricChunk(models.Model):
-    """Up to 512 points of one key of a run: packed little-endian arrays (int64 steps, float64 values and times)."""
+class RunTag(models.Model):
+    """One tag of a run."""
 
-    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="chunks")
-    key = models.CharField(max_length=200)
-    index = models.PositiveIntegerField()
-    first_step = models.BigIntegerField()
-    last_step = models.BigIntegerField()
-    count = models.PositiveIntegerField()
-    steps = models.BinaryField()
-    values = models.BinaryField()
-    times = models.BinaryField()
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="tags")
+    name = models.CharField(max_length=50)
 
     class Meta:
-        ordering = ["run_id", "key", "index"]
-        constraints = [models.UniqueConstraint(fields=["run", "key", "index"], name="chunk_once")]
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["run", "name"], name="tag_once")]
+        indexes = [models.Index(fields=["name", "run"])]
 
     def __str__(self) -> str:
-        return f"run {self.run_id} {self.key} {self.first_step}–{self.last_step}"
+        return self.name
 
 
 class Checkpoint(models.Model):

@@ -15,6 +15,7 @@ from controlplane.pages.actors import actor
 from controlplane.pages.forms.alerts import RouteForm
 from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
+from controlplane.row_ids import row_id
 from controlplane.services import alert_routes, alert_rules, alerts, notifications, settings
 from controlplane.services.alert_routes import RouteWish
 
@@ -32,8 +33,7 @@ def alert_list(request: HttpRequest) -> HttpResponse:
 def _lists(asked: QueryDict) -> dict[str, Any]:
     rule = asked.get("rule", "") if asked.get("rule") in alert_rules.BY_KEY else ""
     severity = asked.get("severity", "") if asked.get("severity") in Severity.values else ""
-    before = asked.get("before", "")
-    before_id = int(before) if before.isdecimal() and len(before) < 19 else None
+    before_id = row_id(asked.get("before", ""))
     rows = alerts.list_alerts(
         is_open=False, rule=rule, severity=severity, limit=HISTORY_ROWS + 1, before_id=before_id
     )  # fmt: skip

@@ -9,9 +9,11 @@ from controlplane.errors import NotFoundError
 from controlplane.models import AuditLine
 from controlplane.models.jobs import Kind, Status
 from controlplane.pages import context
+from controlplane.pages.first_steps import card as first_steps
 from controlplane.pages.instruments import gpu_cards
 from controlplane.pages.lately import sentences
 from controlplane.pages.topics import mark
+from controlplane.row_ids import row_id
 from controlplane.services import alerts, deployments, hosts, jobs, models, runs
 
 LATELY_LINES = 8
@@ -21,18 +23,20 @@ ALERTS_SHOWN = 3
 def bridge(request: HttpRequest) -> HttpResponse:
     """The whole page."""
     live = mark("jobs", "hosts", "models", "datasets", "alerts")
-    parts = {**_alerts(), **_instruments(), **_running(), **_work(), **_lately()}
+    parts = {**first_steps(request), **_alerts(), **_instruments(), **_running(), **_work(), **_lately()}
     return render(request, "bridge/bridge.html", {"live": live, **parts})
 
 
 def part(request: HttpRequest, name: str) -> HttpResponse:
     """One part of the page, drawn anew when something was announced."""
     makers = {"instruments": _instruments, "running": _running, "work": _work, "lately": _lately, "alerts": _alerts}
+    if name == "start":
+        return render(request, "bridge/start.html", first_steps(request))
     if name not in makers:
         raise NotFoundError(f"The bridge has no part {name!r}.")
-    shown = request.GET.get("run", "")
-    if name == "running" and shown.isdecimal() and len(shown) < 19:
-        run = runs.get(int(shown))
+    shown = row_id(request.GET.get("run", ""))
+    if name == "running" and shown is not None:
+        run = runs.get(shown)
         return render(request, "bridge/running.html", {"run": run, "facts": runs.facts(run)})
     return render(request, f"bridge/{name}.html", makers[name]())
 

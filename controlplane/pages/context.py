@@ -27,6 +27,11 @@ class Place:
     is_current: bool
     count: int | None
 
+    @property
+    def key(self) -> str:
+        """The key that leads there after g."""
+        return self.name[0].lower()
+
 
 def _open_jobs() -> int:
     return Job.objects.filter(status__in=(Status.PENDING, Status.RUNNING)).exclude(kind=Kind.SERVE).count()
@@ -39,6 +44,7 @@ PLACES: tuple[tuple[str, str, Callable[[], int] | None], ...] = (
     ("Datasets", "datasets", Dataset.objects.count),
     ("Chat", "chat", None),
     ("Queue", "queue", _open_jobs),
+    ("Evaluate", "evaluations", None),
     ("Hosts", "hosts", Host.objects.count),
     ("Alerts", "alerts", alerts.unseen_count),
     ("Settings", "settings", None),
@@ -46,6 +52,33 @@ PLACES: tuple[tuple[str, str, Callable[[], int] | None], ...] = (
 
 UNDER = {"hosts": ("/power/",)}
 """Addresses of pages that belong to a place without lying under it."""
+
+
+MORE_PLACES: tuple[tuple[str, str, str, Role], ...] = (
+    ("New run", "run-new", "start training", Role.USE),
+    ("Upload dataset", "dataset-upload", "add", Role.USE),
+    ("Add a model", "model-add", "add", Role.USE),
+    ("New evaluation", "evaluation-new", "ask a model", Role.USE),
+    ("Generate data", "generation-new", "by a model", Role.USE),
+    ("New sweep", "run-sweep-new", "start training", Role.USE),
+    ("Power and heat", "power", "hosts", Role.READ),
+    ("Sweeps", "run-sweeps", "runs", Role.READ),
+    ("Run templates", "run-templates", "runs", Role.READ),
+    ("Inbox", "inbox", "queue", Role.READ),
+    ("Conversations", "conversations", "chat", Role.READ),
+    ("Usage", "usage", "models", Role.ADMIN),
+    ("API keys", "settings-keys", "settings", Role.ADMIN),
+    ("People", "settings-people", "settings", Role.ADMIN),
+    ("Doctor", "settings-doctor", "settings", Role.ADMIN),
+    ("Values", "settings-values", "settings", Role.READ),
+    ("Storage", "settings-storage", "settings", Role.READ),
+    ("Wall", "wall", "a screen in the corner", Role.READ),
+    ("API docs", "api-docs", "scripts", Role.READ),
+    ("Design", "styleguide", "these pages", Role.READ),
+)
+"""What the command palette offers beside the navigation: name, view, where it belongs, the role that it needs."""
+
+THEMES = (("system", "Auto"), ("light", "Day"), ("dark", "Night"))
 
 
 def places(path: str) -> list[Place]:
@@ -69,5 +102,7 @@ def navigation(request: HttpRequest) -> dict[str, Any]:
         "role": role.word,
         "may_use": role >= Role.USE,
         "may_admin": role >= Role.ADMIN,
+        "more_places": [(name, view, what) for name, view, what, least in MORE_PLACES if role >= least],
+        "themes": THEMES,
         "host_count": SimpleLazyObject(Host.objects.count),
     }

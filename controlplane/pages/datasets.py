@@ -12,7 +12,8 @@ from controlplane.models import Dataset
 from controlplane.models.datasets import DatasetStatus, Level
 from controlplane.pages.actors import actor
 from controlplane.pages.topics import mark
-from controlplane.services import datasets, lineage, settings
+from controlplane.row_ids import row_id
+from controlplane.services import dataset_checks, dataset_intake, datasets, lineage, settings
 from training.profiles.base import profile_names
 
 PREVIEW_ROWS = 10
@@ -30,7 +31,7 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
 def dataset_upload(request: HttpRequest) -> HttpResponse:
     """The form; upload.js sends the file in parts through the API."""
     context = {
-        "max_bytes": settings.get("uploads.max_bytes"), "suffixes": ",".join(datasets.SUFFIXES),
+        "max_bytes": settings.get("uploads.max_bytes"), "suffixes": ",".join(dataset_intake.SUFFIXES),
         "parents": datasets.list_datasets()[:500], "generators": lineage.generators(),
     }  # fmt: skip
     return render(request, "datasets/upload.html", context)
@@ -163,9 +164,9 @@ def dataset_validate(request: HttpRequest, dataset_id: int) -> HttpResponse:
     deep = level == Level.DEEP
     held = request.POST.get("eval_dataset", "") if deep else ""
     try:
-        datasets.validate(
+        dataset_checks.validate(
             actor(request), dataset, level, profile=request.POST.get("profile", "") if deep else "",
-            eval_dataset=int(held) if held.isdecimal() else None,
+            eval_dataset=row_id(held),
         )  # fmt: skip
     except (ConflictError, InvalidInputError) as error:
         messages.error(request, error.message)

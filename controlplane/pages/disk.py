@@ -1,6 +1,5 @@
 """Settings, Storage: what takes the disk, cleaning it, snapshots and what is in one. Runs in the web process."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib import messages
@@ -13,13 +12,12 @@ from django.views.decorators.http import require_POST
 
 from controlplane.errors import ConflictError, PilothouseError
 from controlplane.models import Job
-from controlplane.models.access import Role
 from controlplane.models.jobs import ENDED, Kind
 from controlplane.pages.actors import actor
 from controlplane.pages.topics import mark
 from controlplane.services import cleaning, settings, snapshots, storage
 
-SHOWN_LEFTOVERS = 50
+SHOWN_LARGEST = 20
 
 
 @never_cache
@@ -27,11 +25,10 @@ def overview(request: HttpRequest) -> HttpResponse:
     """The disk, by kind and by thing."""
     live = mark("jobs")
     report = storage.report()
-    for row in report["largest"]:
-        row["url"] = _url(row)
-    moment = datetime.fromtimestamp(report["measured_at"], UTC) if report["measured_at"] else None
+    largest = [{**row, "url": _url(row), "kind": storage.KINDS[row["kind"]]} for row in report["largest"]]
     context = {
-        "report": report, "measured_at": moment, "live": live, "cleaned": _jobs(Kind.CLEAN).first(),
+        "report": report, "largest": largest[:SHOWN_LARGEST], "live": live,
+        "cleaned": _jobs(Kind.CLEAN).filter(config__action="clean").first(),
         "at_work": _jobs(Kind.CLEAN, Kind.BACKUP, at_work=True).first(),
     }  # fmt: skip
     if request.headers.get("HX-Request"):
@@ -55,12 +52,19 @@ def _url(row: dict[str, Any]) -> str:
 
 @never_cache
 def leftovers(request: HttpRequest) -> HttpResponse:
-    """What cleaning would take away now."""
-    actor(request).require(Role.ADMIN)
-    found = cleaning.plan()
-    total = sum(leftover.bytes for leftover in found)
-    context = {"found": found[:SHOWN_LEFTOVERS], "more": max(0, len(found) - SHOWN_LEFTOVERS), "total": total}
-    return render(request, "settings/leftovers.html", context)
+    """What the last look has found that cleaning would take away."""
+    live = mark("jobs")
+    found = cleaning.kept(actor(request))
+    context = {**found, "live": live, "more": (found["things"] or 0) - len(found["items"])}
+    body = "settings/leftovers_body.html" if request.headers.get("HX-Request") else "settings/leftovers.html"
+    return render(request, body, context)
+
+
+@require_POST
+def look(request: HttpRequest) -> HttpResponse:
+    """Queues a look at what cleaning would take away."""
+    cleaning.queue_look(actor(request))
+    return redirect("settings-leftovers")
 
 
 @require_POST

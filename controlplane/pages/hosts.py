@@ -17,6 +17,7 @@ from controlplane.pages.history_charts import charts
 from controlplane.pages.instruments import gpu_card, gpu_cards, processes, signature
 from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
+from controlplane.row_ids import row_id
 from controlplane.services import gpu_processes, hosts, jobs, persistence, power, settings
 
 
@@ -94,11 +95,11 @@ def gpu_persistence(request: HttpRequest, name: str, index: int) -> HttpResponse
 @require_POST
 def process_end(request: HttpRequest, name: str) -> HttpResponse:
     """Ends a process that holds GPU memory without a live job. What came of it stands where the button was."""
-    numbers = [request.POST.get(field, "") for field in ("pid", "start_ticks")]
-    if not all(number.isdecimal() and len(number) < 19 for number in numbers):
+    pid, start_ticks = (row_id(request.POST.get(field, "")) for field in ("pid", "start_ticks"))
+    if pid is None or start_ticks is None:
         raise InvalidInputError("Name the process by its pid and its start ticks: load the page again.")
     outcome = gpu_processes.end(
-        actor(request), name, int(numbers[0]), int(numbers[1]), request.POST.get("boot_id", ""),
+        actor(request), name, pid, start_ticks, request.POST.get("boot_id", ""),
         others=request.POST.get("others") == "yes",
     )  # fmt: skip
     if request.headers.get("HX-Request"):

@@ -8,7 +8,6 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
 from controlplane.models import InboxFile
-from controlplane.models.inbox import InboxState
 from controlplane.models.jobs import Priority
 from controlplane.pages.actors import actor
 from controlplane.pages.topics import mark
@@ -24,10 +23,7 @@ def inbox_list(request: HttpRequest) -> HttpResponse:
 
 
 def _row(row: InboxFile) -> dict[str, Any]:
-    return {
-        "file": row, "priority": Priority(row.priority).name.lower(), "over": row.is_over,
-        "retriable": row.state in (InboxState.REJECTED, InboxState.FAILED),
-    }  # fmt: skip
+    return {"file": row, "priority": Priority(row.priority).name.lower()}
 
 
 @require_POST

@@ -11,7 +11,7 @@ from typing import Any
 from controlplane.models import Gpu, Host, Job
 from controlplane.pages import gpu_details, tags
 from controlplane.pages.power_notes import Note, notes
-from controlplane.services import gpu_processes, power
+from controlplane.services import gpu_processes, power_profiles
 from controlplane.services.gpu_processes import Ownerless
 from controlplane.services.hosts import gpus_of
 
@@ -78,7 +78,7 @@ class GpuCard:
     @property
     def clamped(self) -> str:
         """That its limit isn't what its profile asks for, since the card's range ends before."""
-        return power.clamped_words(self.gpu)
+        return power_profiles.clamped_words(self.gpu)
 
     @property
     def untold(self) -> str:
@@ -193,8 +193,8 @@ def _card(host: Host, gpu: Gpu, titles: dict[int, tuple[str, str, str]]) -> GpuC
     reading = gpu.reading
     held = {item["job_id"] for item in reading.get("processes") or []}
     titles = {job_id: title for job_id, title in titles.items() if job_id in held}
-    watts = power.profiles(gpu)
-    buttons = [PowerButton(name, watts[name], gpu.power_profile == name) for name in power.PROFILES]
+    watts = power_profiles.watts_by_profile(gpu)
+    buttons = [PowerButton(name, watts[name], gpu.power_profile == name) for name in power_profiles.PROFILES]
     role = "not known" if reading.get("fault") else _role(titles)
     return GpuCard(gpu, host, reading, _owners(host, gpu, titles), buttons, gpu.power_answer or {}, role)
 

@@ -21,7 +21,7 @@ from controlplane.pages.forms.power import GuardForm, RulesForm, ScheduleForm
 from controlplane.pages.instruments import PowerButton
 from controlplane.pages.power_notes import Note, notes
 from controlplane.pages.topics import mark
-from controlplane.services import hosts, persistence, power, schedules, settings, thermal
+from controlplane.services import hosts, persistence, power, power_profiles, schedules, settings, thermal
 
 NOT_KNOWN = "not known"
 HEAT_WORDS = ("cool", "power stepped down", "new jobs wait", "runs paused")
@@ -85,7 +85,7 @@ def set_profile(request: HttpRequest) -> HttpResponse:
 
 def _limit_words(outcome: power.Outcome) -> str:
     gpu = Gpu.objects.filter(host__name=outcome["host"], uuid=outcome["uuid"]).first()
-    return (power.clamped_words(gpu) if gpu else "") or f"{outcome['power_limit_w']:g} W"
+    return (power_profiles.clamped_words(gpu) if gpu else "") or f"{outcome['power_limit_w']:g} W"
 
 
 @require_POST
@@ -194,7 +194,7 @@ def _page(
     context = {
         "live": mark("hosts"), **_cards(), "rows": [_schedule_row(row) for row in schedules.list_schedules()],
         "schedule_form": schedule_form or ScheduleForm(places=_places()), "rules_form": rules_form or RulesForm(),
-        "guard_form": guard_form or GuardForm(), "profiles": power.PROFILES.values(),
+        "guard_form": guard_form or GuardForm(), "profiles": power_profiles.PROFILES.values(),
         "time_zone": django_settings.TIME_ZONE, "now": timezone.now(), "sweeps_url": _sweeps_url(),
     }  # fmt: skip
     return render(request, "power/page.html", context, status=422 if any(forms) else 200)
@@ -224,7 +224,7 @@ def _cards() -> dict[str, Any]:
         "drawn": sum(filter(None, draws)) if any(draw is not None for draw in draws) else None,
         "allowed": sum(filter(None, allowed)) if any(limit is not None for limit in allowed) else None,
         "next_change": min(filter(None, (schedules.next_edge(row) for row in planned)), default=None),
-        "names": list(power.PROFILES), "limits": thermal.limits(),
+        "names": list(power_profiles.PROFILES), "limits": thermal.limits(),
     }  # fmt: skip
 
 
@@ -234,13 +234,13 @@ def _common(gpus: Iterable[Gpu]) -> str:
 
 
 def _card(gpu: Gpu) -> PowerCard:
-    watts, heat = power.profiles(gpu), gpu.heat or {}
-    buttons = [PowerButton(name, watts[name], gpu.power_profile == name) for name in power.PROFILES]
+    watts, heat = power_profiles.watts_by_profile(gpu), gpu.heat or {}
+    buttons = [PowerButton(name, watts[name], gpu.power_profile == name) for name in power_profiles.PROFILES]
     heat_words, heat_tone = _heat(gpu)
     return PowerCard(
         gpu=gpu, reading=gpu.reading, buttons=buttons, answer=gpu.power_answer or {},
         persistence=power.persistence_facts(gpu), notes=notes(gpu),
-        clamped=power.clamped_words(gpu), heat=heat_words, heat_tone=heat_tone,
+        clamped=power_profiles.clamped_words(gpu), heat=heat_words, heat_tone=heat_tone,
         paused=list(Job.objects.filter(pk__in=heat.get("paused_jobs", [])).select_related("run")),
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from controlplane.models import Gpu
-from controlplane.services import drift, power, thermal
+from controlplane.services import drift, power_profiles, thermal
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ def notes(gpu: Gpu) -> list[Note]:
         found.append(Note(f"{said}."))
     if gpu.heat_level >= thermal.HOLD:
         found.append(Note(_waiting(gpu), "bad" if gpu.heat_level >= thermal.PAUSE else ""))
-    held = power.held_watts(gpu)
+    held = power_profiles.held_watts(gpu)
     if held is not None:
         cool = thermal.limits().cool_below(thermal.STEP)
         found.append(Note(f"The thermal guard holds it at {held:g} W until it has cooled below {cool} °C."))

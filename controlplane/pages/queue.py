@@ -1,4 +1,4 @@
-"""The queue: what runs, what waits and why, what ended; its order and its pause; chains. Runs in the web process."""
+"""The queue: what runs, what waits and why, what ended; its order and its pause. Runs in the web process."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from controlplane.models.jobs import Kind, Priority, Status
 from controlplane.pages.actors import actor
 from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
-from controlplane.services import chains, jobs
+from controlplane.services import jobs
 from controlplane.services import queue as order
 
 ENDED_SHOWN = 40
@@ -38,8 +38,6 @@ def _tables(who: Actor) -> dict[str, Any]:
         "ended": [_row(job, who) for job in ended], "statistics": jobs.statistics(),
         "priorities": [level.name.lower() for level in reversed(Priority)],
         "order": order.facts(), "may_rule": who.role >= Role.ADMIN,
-        "chains": [{"chain": chain, "mine": who.may_change(chain.created_by), "runs": chain.runs.count()}
-                   for chain in chains.list_chains()],
     }  # fmt: skip
 
 
@@ -94,21 +92,4 @@ def queue_resume(request: HttpRequest) -> HttpResponse:
     """Lets training runs start again."""
     order.resume(actor(request))
     messages.success(request, "Training runs start again.")
-    return redirect("queue")
-
-
-@require_POST
-def chain_reset(request: HttpRequest) -> HttpResponse:
-    """Begins a chain anew at its base."""
-    chain = chains.reset(actor(request), request.POST.get("chain", ""))
-    messages.success(request, f"The next run of {chain.name} starts from {chain.base.name}.")
-    return redirect("queue")
-
-
-@require_POST
-def chain_delete(request: HttpRequest) -> HttpResponse:
-    """Forgets a chain."""
-    name = request.POST.get("chain", "")
-    chains.remove(actor(request), name)
-    messages.success(request, f"The chain {name} is gone; its runs and models stay.")
     return redirect("queue")

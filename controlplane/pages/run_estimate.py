@@ -1,24 +1,13 @@
-"""Whether a run fits, told on the form that starts it while its settings are typed. Runs in the web process."""
+"""Whether a run fits, in the words of the form that starts it. Runs in the web process."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
-from django.views.decorators.http import require_POST
-
 from controlplane.errors import PilothouseError
-from controlplane.pages.actors import actor
-from controlplane.pages.run_form import form_of
+from controlplane.models.access import Actor
 from controlplane.services import estimates
+from training.config.fields import by_path
 
-NAMES = {
-    "hyperparams.per_device_train_batch_size": "batch size per device",
-    "hyperparams.gradient_accumulation_steps": "accumulation steps",
-    "hyperparams.max_length": "longest example",
-    "model.gradient_checkpointing": "gradient checkpointing",
-    "model.method": "method",
-    "model.load_in_4bit": "4 bits a weight",
-}
 PARTS = (
     ("weights", "Weights"), ("gradients", "Gradients"), ("optimizer", "Optimizer"), ("activations", "Activations"),
     ("logits", "Logits"), ("overhead", "The process itself"),
@@ -26,22 +15,15 @@ PARTS = (
 TONES = {"fits": "ok", "tight": "warn", "does not fit": "bad", "unknown": "idle"}
 
 
-@require_POST
-def run_estimate(request: HttpRequest) -> HttpResponse:
-    """The form's choices come along, hence no GET. Changes nothing."""
-    form = form_of(request.POST)
-    if set(form.errors) - {"name"}:
-        return render(request, "runs/estimate.html", {"waits": True})
+def told(actor: Actor, choice: Mapping[str, Any]) -> dict[str, Any]:
+    """What `runs/estimate.html` shows of a run with these choices (`RunForm.choice`)."""
     try:
-        found = estimates.estimate(actor(request), **form.choice())
+        found = estimates.estimate(actor, **choice)
     except PilothouseError as error:
-        return render(request, "runs/estimate.html", {"refused": error.message})
-    return render(request, "runs/estimate.html", {"found": found, **_shown(found)})
-
-
-def _shown(found: estimates.Estimate) -> dict[str, Any]:
+        return {"refused": error.message}
     memory = found["memory"] or {}
     return {
+        "found": found,
         "parts": [(title, memory[name]) for name, title in PARTS if memory.get(name)],
         "ways": [{"words": _words(way["settings"]), "peak_bytes": way["peak_bytes"]} for way in found["ways"]],
         "tone": TONES[found["verdict"]],
@@ -53,5 +35,5 @@ def _words(settings: dict[str, Any]) -> str:
     told = []
     for path, value in settings.items():
         shown = "on" if value is True else f"{value:,}" if isinstance(value, int) else str(value)
-        told.append(f"{NAMES.get(path, path)} {shown}")
+        told.append(f"{by_path()[path].inner_title} {shown}")
     return ", ".join(told)

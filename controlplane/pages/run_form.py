@@ -1,11 +1,8 @@
 """The form that starts a run: empty, or begun with a template, another run's settings or a config.json.
 
-Runs in the web process. Beside the form stand the run's steps, its learning rate and what differs from what it began
-with; they are drawn anew while one types.
+Runs in the web process. What stands beside it while one types is `pages.run_beside`'s.
 """
 
-import json
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,16 +12,17 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.http import require_POST
 
-from controlplane.errors import ConflictError, InvalidInputError, NotFoundError, PilothouseError
+from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
 from controlplane.models import Dataset, LanguageModel, Run, RunTemplate
 from controlplane.models.access import Role
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.jobs import Priority
 from controlplane.models.language_models import ModelState
-from controlplane.pages import differences
+from controlplane.pages import first_steps
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.runs import RunForm, initial_of, shown
-from controlplane.services import datasets, models, run_settings, run_templates, runs
+from controlplane.row_ids import row_id
+from controlplane.services import chains, datasets, models, run_settings, run_templates, runs
 from training.config.fields import by_path
 
 HEAD = {"data.train_dataset": "dataset", "model.model": "model", "profile.name": "profile"}
@@ -40,7 +38,7 @@ class Beginning:
 
 
 def run_new(request: HttpRequest) -> HttpResponse:
-    """The form (`like`: a run, `template`: a template; `dataset`, `model`, `name`), and what it sends."""
+    """The form (`like`: a run, `template`: a template, `first`: for the first run; `dataset`, `model`, `name`)."""
     if request.method == "POST":
         actor(request).require(Role.USE)
         form = form_of(request.POST)
@@ -57,11 +55,11 @@ def form_of(data: Any = None, initial: dict[str, Any] | None = None) -> RunForm:
 
 
 def _page(request: HttpRequest, form: RunForm, **more: Any) -> HttpResponse:
-    based_on, template = _origin(form)
+    based_on, template = origin_of(form)
     context = {
         "form": form, "datasets": form.choices("dataset"), "models": form.choices("model"),
         "fetching": models.count_unready(), "templates": run_templates.list_templates(),
-        "based_on": based_on, "begun_with": template, **more,
+        "based_on": based_on, "begun_with": template, "chains": chains.list_chains(), **more,
     }  # fmt: skip
     is_refused = bool(form.is_bound and form.errors) or "load_faults" in more
     return render(request, "runs/new.html", context, status=422 if is_refused else 200)
@@ -69,7 +67,7 @@ def _page(request: HttpRequest, form: RunForm, **more: Any) -> HttpResponse:
 
 def _created(request: HttpRequest, form: RunForm) -> Run | None:
     data = form.cleaned_data
-    origin, _ = _origin(form)  # it may have been deleted while this was typed
+    origin, _ = origin_of(form)  # it may have been deleted while this was typed
     try:
         return runs.create(
             actor(request), name=data["name"], priority=data["priority"],
@@ -90,6 +88,8 @@ def _beginning(request: HttpRequest) -> Beginning:
         begun = _like(runs.get(_number(asked["like"], "run")))
     elif "template" in asked:
         begun = _of_template(run_templates.get(_number(asked["template"], "run template")))
+    elif "first" in asked:
+        begun = Beginning(first_steps.beginning(request), ["Filled in for this machine, so that it ends in minutes."])
     else:
         begun = Beginning()
     begun.initial |= {name: asked[name] for name in ("dataset", "model", "name") if name in asked}
@@ -97,18 +97,19 @@ def _beginning(request: HttpRequest) -> Beginning:
 
 
 def _number(text: str, noun: str) -> int:
-    if not (text.isdecimal() and len(text) < 19):
+    number = row_id(text)
+    if number is None:
         raise NotFoundError(f"There is no {noun} {text!r}.")
-    return int(text)
+    return number
 
 
 def _like(run: Run) -> Beginning:
     initial = {
-        "name": run.name, "dataset": str(run.dataset_id), "model": run.model.name, "profile": run.profile,
+        "name": run.name, "dataset": str(run.dataset_id), "model": run_templates.start_of(run), "profile": run.profile,
         "priority": Priority(run.job.priority).name.lower(), "based_on": run.pk,
         **initial_of(run_templates.settings_of(run)),
     }  # fmt: skip
-    return Beginning(initial, _gone(run.dataset, run.model))
+    return Beginning(initial, _gone(run.dataset, None if run.chain else run.model))
 
 
 def _of_template(row: RunTemplate) -> Beginning:
@@ -118,6 +119,8 @@ def _of_template(row: RunTemplate) -> Beginning:
         initial["dataset"] = str(row.dataset.pk)
     if row.model is not None:
         initial["model"] = row.model.name
+    elif chains.find(chains.name_in(row.config)):
+        initial["model"] = ""
     return Beginning(initial, _gone(row.dataset, row.model))
 
 
@@ -131,7 +134,7 @@ def _gone(dataset: Dataset | None, model: LanguageModel | None) -> list[str]:
     return found
 
 
-def _origin(form: RunForm) -> tuple[Run | None, RunTemplate | None]:
+def origin_of(form: RunForm) -> tuple[Run | None, RunTemplate | None]:
     """The run or the template that the form began with; None for what has been deleted meanwhile."""
     run = template = None
     with suppress(NotFoundError):
@@ -164,6 +167,8 @@ def run_load(request: HttpRequest) -> HttpResponse:
     begun = Beginning(form.typed())
     said = {path: value for path, value, source, _ in found.explained if source == "json"}
     filled = sum(_fill(begun, form, path, value) for path, value in said.items())
+    if "model.model" not in said and chains.find(str(said.get("model.chain", ""))):
+        begun.initial["model"] = ""
     named = file.name if file is not None else "what was pasted"
     context = {"loaded": named, "loaded_count": filled, "left_out": found.left_out}
     return _page(request, form_of(initial=begun.initial), notices=begun.notices, **context)
@@ -209,33 +214,3 @@ def run_save_template(request: HttpRequest) -> HttpResponse:
         return _page(request, form_of(initial=form.typed()), template_fault=error.message, **kept)
     messages.success(request, f"Saved as the template {row.name}. Nothing was started.")
     return _page(request, form_of(initial=form.typed()))
-
-
-# --- Beside the form --------------------------------------------------------------------------------------------------
-
-
-@require_POST
-def run_plan(request: HttpRequest) -> HttpResponse:
-    """The steps, the learning rate and the differences of what is typed. Changes nothing."""
-    form = form_of(request.POST)
-    form.is_valid()
-    based_on, template = _origin(form)
-    context: dict[str, Any] = {"based_on": based_on, "begun_with": template}
-    if faults := form.setting_faults():
-        return render(request, "runs/plan.html", {**context, "faults": faults})
-    if not form.cleaned_data.get("dataset") or not form.cleaned_data.get("model"):
-        return render(request, "runs/plan.html", {**context, "reason": "Choose a dataset and a model first."})
-    try:
-        found = run_settings.examined(form.choice(), based_on=based_on, template=template)
-    except PilothouseError as error:
-        return render(request, "runs/plan.html", {**context, "reason": error.message})
-    return render(request, "runs/plan.html", {**context, **_told(found)})
-
-
-def _told(found: Mapping[str, Any]) -> dict[str, Any]:
-    plan = found["plan"]
-    told = {"plan": plan, "differences": differences.rows(found["found"])}
-    if plan is not None:
-        curve = plan["learning_rate"]
-        told |= {"rate_steps": json.dumps(curve["step"]), "rate_values": json.dumps(curve["value"])}
-    return told

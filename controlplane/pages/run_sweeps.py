@@ -12,9 +12,17 @@ from controlplane.models import RunSweep
 from controlplane.models.access import Role
 from controlplane.models.run_sweeps import SweepState
 from controlplane.pages.actors import actor
-from controlplane.pages.forms.run_sweeps import RunSweepForm, SpaceRow, choices, new_row, rows_of
+from controlplane.pages.forms.run_sweeps import (
+    RunSweepForm,
+    SpaceRow,
+    choices,
+    metric_words,
+    new_row,
+    rows_of,
+)
+from controlplane.pages.numbers import short
 from controlplane.pages.topics import mark
-from controlplane.services import datasets, models, run_sweeps, run_templates, runs, sweep_space
+from controlplane.services import datasets, models, run_compare, run_sweeps, run_templates, runs, sweep_space
 from training.config.fields import by_path
 
 ROWS_SHOWN = 50
@@ -25,7 +33,13 @@ FIRST_FIELD = "hyperparams.learning_rate"
 def sweep_list(request: HttpRequest) -> HttpResponse:
     """All sweeps, newest first."""
     live = mark(run_sweeps.TOPIC)
-    rows = [{**run_sweeps.facts(sweep), "sweep": sweep} for sweep in run_sweeps.list_sweeps(ROWS_SHOWN)]
+    rows = [
+        {
+            **run_sweeps.facts(sweep), "sweep": sweep, "metric": metric_words(sweep),
+            "varies": ", ".join(by_path()[path].title for path in sweep.fields),
+        }
+        for sweep in run_sweeps.list_sweeps(ROWS_SHOWN)
+    ]  # fmt: skip
     template = "run_sweeps/rows.html" if request.headers.get("HX-Request") else "run_sweeps/list.html"
     return render(request, template, {"live": live, "rows": rows})
 
@@ -104,8 +118,11 @@ def _shown(request: HttpRequest, sweep: RunSweep) -> dict[str, Any]:
         for trial in run_sweeps.trials(sweep)
     ]
     best = next((trial for trial in trials if trial["is_best"]), None)
+    there = [str(trial["run_id"]) for trial in trials if trial["run_id"]][: run_compare.MOST]
     return {
-        "sweep": sweep, "facts": run_sweeps.facts(sweep), "fields": fields, "trials": trials, "best": best,
+        "compared": ",".join(there) if len(there) >= run_compare.FEWEST else "",
+        "sweep": sweep, "facts": run_sweeps.facts(sweep), "metric": metric_words(sweep), "fields": fields,
+        "trials": trials, "best": best,
         "mine": actor(request).may_change(sweep.created_by), "is_paused": sweep.state == SweepState.PAUSED,
         "may_delete": sweep.has_ended and not any(trial["state"] == "running" for trial in trials),
         "dimensions": [_words(item) for item in sweep.space],
@@ -113,16 +130,18 @@ def _shown(request: HttpRequest, sweep: RunSweep) -> dict[str, Any]:
 
 
 def _words(item: dict[str, Any]) -> str:
-    """A dimension in words: "Learning rate 1e-05 to 0.01, logarithmic"."""
+    """A dimension in words: "Learning rate 1e-5 to 0.01, logarithmic"."""
     title = by_path()[item["field"]].title
     if item.get("values"):
         return f"{title} {', '.join(_text(value) for value in item['values'])}"
-    how = ", logarithmic" if item.get("log") else f", in steps of {item['step']:g}" if item.get("step") else ""
-    return f"{title} {item['low']:g} to {item['high']:g}{how}"
+    how = ", logarithmic" if item.get("log") else f", in steps of {short(item['step'])}" if item.get("step") else ""
+    return f"{title} {short(item['low'])} to {short(item['high'])}{how}"
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return short(value, 4) if isinstance(value, float) else str(value)
 
 
 @require_POST

@@ -1,4 +1,4 @@
-"""Training runs: the list, the form that starts one, the page that watches one. Runs in the web process."""
+"""A training run: the page that watches it, and what is done to it. Runs in the web process."""
 
 from typing import Any
 
@@ -11,37 +11,22 @@ from django.views.decorators.http import require_POST
 from controlplane.errors import InvalidInputError, NotFoundError, PilothouseError
 from controlplane.models import Run, Sample
 from controlplane.models.language_models import ModelState
-from controlplane.pages import differences
+from controlplane.pages import differences, run_about
 from controlplane.pages.actors import actor
 from controlplane.pages.topics import mark
+from controlplane.row_ids import row_id
 from controlplane.services import checkpoints, deployments, energy, going_on, logs, run_facts, run_settings, runs
 
-PAGE_ROWS = 50
 LOG_LINES = 200
 SAMPLES_SHOWN = 500
 PARTS = ("head", "checkpoints", "samples", "result", "energy")
-
-
-def run_list(request: HttpRequest) -> HttpResponse:
-    """All runs, newest first, fifty a page."""
-    before = request.GET.get("before", "")
-    context = {"live": mark("jobs"), **_rows(int(before) if before.isdecimal() and len(before) < 19 else None)}
-    template = "runs/rows.html" if request.headers.get("HX-Request") else "runs/list.html"
-    return render(request, template, context)
-
-
-def _rows(before_id: int | None) -> dict[str, Any]:
-    rows = runs.list_runs(PAGE_ROWS + 1, before_id)
-    more = rows[PAGE_ROWS - 1].pk if len(rows) > PAGE_ROWS else None
-    listed = [{"run": run, "progress": run_facts.progress(run)} for run in rows[:PAGE_ROWS]]
-    return {"rows": listed, "more": more, "before": before_id}
 
 
 def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
     """One run, alive."""
     live = mark(f"run:{run_id}", "models", "jobs")
     run = runs.get(run_id)
-    context = {"live": live, **_watch(request, run), "log_lines": _log(run)}
+    context = {"live": live, **_watch(request, run), **run_about.shown(request, run), "log_lines": _log(run)}
     return render(request, "runs/page.html", context)
 
 
@@ -122,14 +107,14 @@ def run_resume(request: HttpRequest, run_id: int) -> HttpResponse:
 @require_POST
 def run_go_on(request: HttpRequest, run_id: int) -> HttpResponse:
     """Lets a failed run go on from a checkpoint, with a learning rate."""
-    step, rate = request.POST.get("step", ""), request.POST.get("learning_rate", "").strip()
-    if not step.isdecimal() or len(step) > 18:
+    step, rate = row_id(request.POST.get("step", "")), request.POST.get("learning_rate", "").strip()
+    if step is None:
         raise InvalidInputError("Name the checkpoint by its step: load the page again.")
     try:
         learning_rate = float(rate) if rate else None
     except ValueError:
         raise InvalidInputError(f"The learning rate must be a number, not {rate[:50]!r}.") from None
-    going_on.go_on(actor(request), run_id, int(step), learning_rate)
+    going_on.go_on(actor(request), run_id, step, learning_rate)
     messages.info(request, f"It goes on from step {step} as soon as there is room.")
     return redirect("run", run_id=run_id)
 

@@ -14,8 +14,9 @@ from controlplane.errors import ConflictError, InvalidInputError
 from controlplane.models import ApiKey, AuditLine, Setting, User
 from controlplane.models.access import ROLE_CHOICES, Role
 from controlplane.pages.actors import actor, person
-from controlplane.pages.forms.people import KeyForm, PersonForm
-from controlplane.services import access, health, settings
+from controlplane.pages.forms.people import KeyForm, LimitsForm, PersonForm
+from controlplane.row_ids import row_id
+from controlplane.services import access, health, models, settings, usage
 
 AUDIT_LINES = 100
 
@@ -59,17 +60,41 @@ def keys(request: HttpRequest) -> HttpResponse:
     """API keys; making one shows it once."""
     who = actor(request)
     who.require(Role.ADMIN)
-    form, made, plain = KeyForm(request.POST or None), None, ""
+    names = [model.name for model in models.list_models()]
+    form, made, plain = KeyForm(names, request.POST or None), None, ""
     if request.method == "POST" and form.is_valid():
         days = form.cleaned_data["days"]
         ends = timezone.now() + timedelta(days=days) if days else None
         try:
-            made, plain = access.create_key(who, form.cleaned_data["name"], form.cleaned_data["role"], ends)
-            form = KeyForm()
+            typed = form.cleaned_data
+            made, plain = access.create_key(who, typed["name"], typed["role"], ends, form.limits())
+            form = KeyForm(names)
         except InvalidInputError as error:
-            form.add_error("name", error.message)
+            form.refuse(error) if error.faults else form.add_error("name", error.message)
     context = {"form": form, "rows": ApiKey.objects.order_by("-id"), "made": made, "plain": plain}
     return render(request, "settings/keys.html", context, status=422 if form.errors else 200)
+
+
+def key_limits(request: HttpRequest, key_id: int) -> HttpResponse:
+    """What a key may ask of engines, and how much it has asked lately."""
+    who = actor(request)
+    key = access.get_key(who, key_id)
+    names = sorted({*(model.name for model in models.list_models()), *key.allowed_models})
+    now = {
+        "requests_per_minute": key.requests_per_minute or None, "tokens_per_minute": key.tokens_per_minute or None,
+        "models": key.allowed_models,
+    }  # fmt: skip
+    form = LimitsForm(names, request.POST or None, initial=now)
+    if request.method == "POST" and form.is_valid():
+        try:
+            access.set_key_limits(who, key_id, form.limits())
+            messages.success(request, f"The key {key.name} has these limits from its next request on.")
+            return redirect("settings-keys")
+        except InvalidInputError as error:
+            form.refuse(error)
+    month = usage.totals(usage.Question.of_days(30, key_id=key.pk))[0]
+    return render(request, "settings/key.html", {"form": form, "key": key, "month": month},
+                  status=422 if form.errors else 200)  # fmt: skip
 
 
 @require_POST
@@ -110,10 +135,10 @@ def _row(key: str, value: Any, is_changed: bool) -> dict[str, Any]:
 def audit(request: HttpRequest) -> HttpResponse:
     """Who did what, newest first."""
     actor(request).require(Role.ADMIN)
-    before = request.GET.get("before", "")
+    before_id = row_id(request.GET.get("before", ""))
     lines = AuditLine.objects.all()
-    if before.isdecimal() and len(before) < 19:
-        lines = lines.filter(pk__lt=int(before))
+    if before_id is not None:
+        lines = lines.filter(pk__lt=before_id)
     shown = list(lines[: AUDIT_LINES + 1])
     more = shown[AUDIT_LINES - 1].pk if len(shown) > AUDIT_LINES else None
     return render(request, "settings/audit.html", {"lines": shown[:AUDIT_LINES], "more": more})

@@ -21,8 +21,9 @@ DASH = "–"
 TONES = {
     "running": "run", "active": "run", "pending": "idle", "paused": "warn", "done": "ok", "failed": "bad",
     "cancelled": "idle", "ready": "ok", "rejected": "bad", "validating": "run", "receiving": "run", "fetching": "run",
-    "starting": "run", "checking": "run", "draining": "warn", "stopped": "idle", "waiting": "idle",
+    "making": "run", "starting": "run", "checking": "run", "draining": "warn", "stopped": "idle", "waiting": "idle",
     "cancelling": "warn", "online": "ok", "offline": "bad",
+    "evaluating": "run", "registering": "run", "activated": "ok", "refused": "idle",
     "settling": "idle", "taking": "run", "queued": "idle",
     "info": "idle", "warning": "warn", "critical": "bad", "sending": "run", "sent": "ok",
 }  # fmt: skip
@@ -146,11 +147,9 @@ def moment(value: Any) -> SafeString:
         value = datetime.fromisoformat(value)
     if value is None:
         return format_html("<span>{}</span>", DASH)
-    local = timezone.localtime(value)
     return format_html(
-        '<time datetime="{}" title="{}" data-ago>{}</time>',
-        value.isoformat(), local.strftime("%Y-%m-%d %H:%M:%S %Z"), ago(value),
-    )  # fmt: skip
+        '<time datetime="{}" title="{}" data-ago>{}</time>', value.isoformat(), _exactly(value), ago(value)
+    )
 
 
 def ago(value: datetime) -> str:
@@ -172,6 +171,21 @@ def clock(value: datetime | float | None) -> str:
     if isinstance(value, (int, float)):
         value = datetime.fromtimestamp(value, UTC)
     return DASH if value is None else timezone.localtime(value).strftime("%H:%M:%S")
+
+
+@register.filter
+def clock_time(value: datetime | float | None) -> SafeString:
+    """The time of day of something that happened lately, with the day on hover."""
+    if value is None:
+        return format_html("<span>{}</span>", DASH)
+    known = datetime.fromtimestamp(value, UTC) if isinstance(value, (int, float)) else value
+    return format_html(
+        '<time datetime="{}" title="{}">{}</time>', known.isoformat(), _exactly(known), clock(known)
+    )  # fmt: skip
+
+
+def _exactly(value: datetime) -> str:
+    return timezone.localtime(value).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
 @register.filter
@@ -224,6 +238,7 @@ _ICONS = {
     "datasets": "M3.5 5.5c0-3 13-3 13 0v9c0 3-13 3-13 0zM3.5 5.5c0 3 13 3 13 0M3.5 10c0 3 13 3 13 0",
     "chat": "M3.5 4.5h13v9h-7L6 16.8v-3.3H3.5zM6.8 8h6.4M6.8 10.5h4",
     "queue": "M4 5.5h12M4 10h12M4 14.5h7",
+    "evaluations": "M4 16V9.5M8 16V5M12 16v-8M16 16V3.5M3 16.5h14",
     "hosts": "M3.5 4h13v5h-13zM3.5 11h13v5h-13zM6 6.5h.01M6 13.5h.01",
     "alerts": "M10 3c-3 0-4.6 2-4.6 5 0 4-2 5-2 5h13s-1.9-1-1.9-5c0-3-1.6-5-4.6-5M8.4 15.6c.3 1.4 2.9 1.4 3.2 0",
     "settings": "M3 6h8M15 6h2M3 14h2M9 14h8M13 4v4M7 12v4",

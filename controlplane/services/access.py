@@ -3,19 +3,22 @@
 import hashlib
 import secrets
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
-from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
-from controlplane.models import ApiKey, AuditLine, User
-from controlplane.models.access import SYSTEM, Actor, Role
+from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
+from controlplane.models import ApiKey, AuditLine, LanguageModel, User
+from controlplane.models.access import NO_LIMITS, SYSTEM, Actor, KeyLimits, Role
+from controlplane.recall import memory
 from monitoring.files import write_bytes
 
 KEY_PREFIX = "ph_"
 LAST_USED_EVERY = timedelta(minutes=1)
+MOST_A_MINUTE = 1_000_000_000
 ONE_TIME_PASSWORD_FILE = "admin-password"  # noqa: S105 - the name of a file
 
 
@@ -37,7 +40,9 @@ def _role(word: str) -> Role:
         raise InvalidInputError(str(error)) from error
 
 
-def create_key(actor: Actor, name: str, role: str, expires_at: datetime | None = None) -> tuple[ApiKey, str]:
+def create_key(
+    actor: Actor, name: str, role: str, expires_at: datetime | None = None, limits: KeyLimits = NO_LIMITS
+) -> tuple[ApiKey, str]:
     """Makes a key and returns it with its plain text, which is stored nowhere."""
     actor.require(Role.ADMIN)
     word = _role(role).word
@@ -47,30 +52,95 @@ def create_key(actor: Actor, name: str, role: str, expires_at: datetime | None =
     with transaction.atomic():
         key = ApiKey.objects.create(
             name=name.strip(), role=word, prefix=plain[:8], hash=_hash(plain), created_by=actor.name,
-            expires_at=expires_at,
+            expires_at=expires_at, **_columns(limits),
         )  # fmt: skip
-        audit(actor, "key.create", key.name, role=word)
+        audit(actor, "key.create", key.name, role=word, **_told(limits))
     return key, plain
+
+
+def set_key_limits(actor: Actor, key_id: int, limits: KeyLimits) -> ApiKey:
+    """Gives a key other limits, from its next request on. Raises NotFoundError, InvalidInputError."""
+    actor.require(Role.ADMIN)
+    with transaction.atomic():
+        key = _key(key_id)
+        ApiKey.objects.filter(pk=key_id).update(**_columns(limits))
+        audit(actor, "key.limits", key.name, **_told(limits))
+        key.refresh_from_db()
+    return key
+
+
+def _columns(limits: KeyLimits) -> dict[str, Any]:
+    """The limits as columns. Raises InvalidInputError for a number that can't be, and for a model that isn't there."""
+    for name in ("requests_per_minute", "tokens_per_minute"):
+        if not 0 <= getattr(limits, name) <= MOST_A_MINUTE:
+            fault = f"from 0 (no limit) to {MOST_A_MINUTE:,}"
+            raise InvalidInputError(
+                f"{name} lies between 0 (no limit) and {MOST_A_MINUTE:,}.", (FieldFault(name, fault),)
+            )
+    known = set(LanguageModel.objects.filter(name__in=limits.models).values_list("name", flat=True))
+    if missing := [name for name in limits.models if name not in known]:
+        raise InvalidInputError(
+            f"There is no model {', '.join(missing)}: a key is limited to models that are there.",
+            (FieldFault("models", "names of models that are there"),),
+        )
+    return {
+        "requests_per_minute": limits.requests_per_minute, "tokens_per_minute": limits.tokens_per_minute,
+        "allowed_models": sorted(known),
+    }  # fmt: skip
+
+
+def _told(limits: KeyLimits) -> dict[str, Any]:
+    """The limits that there are, for the audit log."""
+    return {name: value for name, value in _columns(limits).items() if value}
+
+
+def _key(key_id: int) -> ApiKey:
+    key = ApiKey.objects.filter(pk=key_id).first()
+    if key is None:
+        raise NotFoundError(f"There is no key {key_id}.")
+    return key
+
+
+def get_key(actor: Actor, key_id: int) -> ApiKey:
+    """A key. Raises NotFoundError."""
+    actor.require(Role.ADMIN)
+    return _key(key_id)
 
 
 def authenticate_key(plain: str, address: str = "") -> Actor | None:
     """The actor of a valid key, or None. The look-up is by hash, so its time tells nothing of the key."""
-    key = ApiKey.objects.filter(hash=_hash(plain)).first()
-    if key is None or not key.is_valid():
-        return None
-    now = timezone.now()
-    if key.last_used_at is None or now - key.last_used_at > LAST_USED_EVERY:
-        ApiKey.objects.filter(pk=key.pk).update(last_used_at=now)
-    return key.actor(address)
+    return _actor(_used(_hash(plain)), address)
+
+
+async def recognise_key(plain: str, address: str = "") -> Actor | None:
+    """The same on an event loop, without the data base as long as nothing in that has changed."""
+    hashed = _hash(plain)
+    key = await memory.told(("key", hashed), partial(_used, hashed), lambda key: not _is_use_due(key))
+    return _actor(key, address)
+
+
+def _actor(key: ApiKey | None, address: str) -> Actor | None:
+    return key.actor(address) if key is not None and key.is_valid() else None
+
+
+def _used(hashed: str) -> ApiKey | None:
+    """The key with this hash. Where it is valid, that it was used is written down, once a minute."""
+    key = ApiKey.objects.filter(hash=hashed).first()
+    if key is not None and key.is_valid() and _is_use_due(key):
+        key.last_used_at = timezone.now()
+        ApiKey.objects.filter(pk=key.pk).update(last_used_at=key.last_used_at)
+    return key
+
+
+def _is_use_due(key: ApiKey) -> bool:
+    return key.last_used_at is None or timezone.now() - key.last_used_at > LAST_USED_EVERY
 
 
 def revoke_key(actor: Actor, key_id: int) -> ApiKey:
     """Makes a key useless at once."""
     actor.require(Role.ADMIN)
     with transaction.atomic():
-        key = ApiKey.objects.filter(pk=key_id).first()
-        if key is None:
-            raise NotFoundError(f"There is no key {key_id}.")
+        key = _key(key_id)
         if key.revoked_at is None:
             ApiKey.objects.filter(pk=key_id).update(revoked_at=timezone.now())
             audit(actor, "key.revoke", key.name)
@@ -85,6 +155,8 @@ def create_user(actor: Actor, username: str, role: str) -> tuple[User, str]:
     username = username.strip()
     if not username or len(username) > 150 or not username.isprintable():
         raise InvalidInputError("A user name has 1 to 150 printable characters.")
+    if username.lower().startswith("key "):
+        raise InvalidInputError('A user name can\'t begin with "key ": that is how keys are called. Choose another.')
     password = secrets.token_urlsafe(12)
     with transaction.atomic():
         if User.objects.filter(username=username).exists():

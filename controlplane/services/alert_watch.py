@@ -21,7 +21,8 @@ from controlplane.models.alerts import RANK, Severity
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.inbox import InboxState
 from controlplane.models.jobs import Status
-from controlplane.services import alert_routes, alerts, power, run_alerts, settings
+from controlplane.services import alert_routes, alerts, run_alerts, settings
+from controlplane.services.power_profiles import label
 
 log = logging.getLogger(__name__)
 CALM = timedelta(seconds=20)
@@ -161,7 +162,7 @@ def _lost_cards(host: Host, known: list[Gpu]) -> Iterable[Finding]:
             continue
         words = fault or f"the driver hasn't named it since {_clock(gpu.seen_at)}."
         yield Finding(
-            power.label(gpu), Severity.CRITICAL, f"GPU {gpu.index} ({gpu.name}) on {host.name} is lost: {words}",
+            label(gpu), Severity.CRITICAL, f"GPU {gpu.index} ({gpu.name}) on {host.name} is lost: {words}",
             fix="The host's kernel log says why (dmesg, lines with Xid); a card off the bus needs a reboot.",
             url=_page(host), only_keeps=not fault and timezone.now() - gpu.seen_at < PATIENCE,
         )  # fmt: skip

@@ -4,7 +4,7 @@ The same trouble is one alert: while it goes on, firing it again only counts. Wh
 decided in the same transaction (`services.alert_routes`) and sent later, outside of it (`services.notifications`).
 """
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -16,7 +16,8 @@ from controlplane.live.announce import publish
 from controlplane.models import Alert
 from controlplane.models.access import Actor, Role
 from controlplane.models.alerts import RANK, Severity
-from controlplane.services import alert_routes, alert_rules, settings
+from controlplane.moments import iso
+from controlplane.services import alert_routes, alert_rules, pruning, settings
 from controlplane.services.access import audit
 
 MAX_SUBJECT_CHARACTERS = 200
@@ -123,8 +124,7 @@ def end_switched_off() -> None:
 def prune() -> int:
     """Forgets alerts that ended long ago, with their deliveries. Returns how many."""
     before = timezone.now() - timedelta(days=settings.get("alerts.keep_days"))
-    _count, rows = Alert.objects.filter(ended_at__lt=before).delete()
-    return rows.get("controlplane.Alert", 0)
+    return pruning.delete_slowly(Alert.objects.filter(ended_at__lt=before), pruning.AT_ONCE)
 
 
 # --- Looking ----------------------------------------------------------------------------------------------------------
@@ -175,10 +175,6 @@ def facts(alert: Alert) -> dict[str, Any]:
         "id": alert.pk, "rule": alert.rule, "title": alert_rules.title(alert.rule), "subject": alert.subject,
         "severity": alert.severity, "message": alert.message, "fix": alert.fix, "url": alert.url,
         "count": alert.count, "created_at": alert.created_at.isoformat(), "last_at": alert.last_at.isoformat(),
-        "ended_at": _iso(alert.ended_at), "acknowledged_at": _iso(alert.acknowledged_at),
+        "ended_at": iso(alert.ended_at), "acknowledged_at": iso(alert.acknowledged_at),
         "acknowledged_by": alert.acknowledged_by,
     }  # fmt: skip
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment else None

@@ -4,20 +4,20 @@ A run of a chain starts from the weights that the last finished one left. Which 
 launched, not when it is queued; one run of a chain goes at a time, and a run that fails leaves the chain where it was.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
 from controlplane.live.announce import publish
 from controlplane.models import Chain, LanguageModel, Run
 from controlplane.models.access import Actor, Role
 from controlplane.models.jobs import ENDED, Status
 from controlplane.models.language_models import ModelState
-from controlplane.services import models
+from controlplane.services import config_faults, models
 from controlplane.services.access import audit
 from training.config.loader import ConfigError, check_locked, parse_config
 
@@ -47,12 +47,31 @@ def get(name: str) -> Chain:
     return chain
 
 
+def run_ids(rows: Iterable[Chain]) -> dict[int, list[int]]:
+    """The ids of each chain's runs, oldest first, by the chain's id; one question for all of them."""
+    found: dict[int, list[int]] = {chain.pk: [] for chain in rows}
+    for chain_id, run_id in Run.objects.filter(chain__in=found).order_by("id").values_list("chain_id", "id"):
+        found[chain_id].append(run_id)
+    return found
+
+
+def list_facts() -> list[dict[str, Any]]:
+    """All chains as the API tells them."""
+    rows = list_chains()
+    runs = run_ids(rows)
+    return [_told(chain, runs[chain.pk]) for chain in rows]
+
+
 def facts(chain: Chain) -> dict[str, Any]:
     """A chain as the API tells it."""
+    return _told(chain, run_ids([chain])[chain.pk])
+
+
+def _told(chain: Chain, runs: list[int]) -> dict[str, Any]:
     return {
         "name": chain.name, "base": chain.base.name, "current_model": chain.current.name if chain.current else None,
         "start_model": chain.start.name, "locked": chain.locked,
-        "runs": list(chain.runs.order_by("id").values_list("id", flat=True)), "created_by": chain.created_by,
+        "runs": runs, "created_by": chain.created_by,
         "created_at": chain.created_at.isoformat(), "updated_at": chain.updated_at.isoformat(),
     }  # fmt: skip
 
@@ -76,14 +95,14 @@ def start_model(name: str, model: str) -> str:
     if chain is None:
         if not model:
             message = f"The chain {name!r} isn't there yet: name the model that it begins with."
-            raise InvalidInputError(message, (FieldFault("model", "the model that the chain begins with"),))
+            raise InvalidInputError(message, (FieldFault("model", message),))
         return model
     if model and model not in (chain.base.name, chain.start.name):
         message = (
             f"The chain {name!r} began with {chain.base.name} and stands at {chain.start.name}, but {model} was asked "
             "for: leave the model out, or begin another chain."
         )
-        raise InvalidInputError(message, (FieldFault("model", f"{chain.start.name}, or nothing"),))
+        raise InvalidInputError(message, (FieldFault("model", message),))
     return chain.start.name
 
 
@@ -129,9 +148,7 @@ def _check_lock(chain: Chain, config: dict[str, Any]) -> None:
     try:
         check_locked(parse_config(config), chain.locked)
     except ConfigError as error:
-        faults = tuple(FieldFault(f"config.{fault.path}", fault.message) for fault in error.faults)
-        words = "; ".join(f"{fault.path}: {fault.message}" for fault in faults)
-        raise InvalidInputError(f"The chain {chain.name!r} can't be continued so. {words}", faults) from error
+        raise config_faults.refusal(error, f"The chain {chain.name!r} can't be continued so.") from error
 
 
 # --- When its turn comes ----------------------------------------------------------------------------------------------
@@ -228,8 +245,7 @@ def remove(actor: Actor, name: str) -> None:
 def _changeable(actor: Actor, name: str) -> Chain:
     actor.require(Role.USE)
     chain = get(name)
-    if not actor.may_change(chain.created_by):
-        raise ForbiddenError(f"The chain {name} belongs to {chain.created_by}: only they or an admin may change it.")
+    actor.require_owner(f"The chain {name}", chain.created_by)
     return chain
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from django.db import transaction
 from django.utils import timezone
 
-from controlplane.errors import ConflictError, ForbiddenError, NotFoundError
+from controlplane.errors import ConflictError, NotFoundError
 from controlplane.live.announce import publish
 from controlplane.models import Checkpoint, Run
 from controlplane.models.access import Actor
@@ -20,6 +20,8 @@ from controlplane.services.access import audit
 
 PIN = "pin"
 SNAPSHOT = "snapshot"
+EVALUATION = "evaluation-"
+"""Before the number of an evaluation that has not ended."""
 
 
 def folder_of(row: Checkpoint) -> Path:
@@ -28,7 +30,8 @@ def folder_of(row: Checkpoint) -> Path:
 
 
 def marks(row: Checkpoint) -> set[str]:
-    """Why retention leaves it alone: PIN, SNAPSHOT, or the id of a model that was made of it. Looks at the disk."""
+    """Why retention leaves it alone: PIN, SNAPSHOT, EVALUATION with its number, or the id of a model that was made of
+    it. Looks at the disk."""
     return _marks(folder_of(row))
 
 
@@ -72,7 +75,7 @@ def get(run: Run, step: int) -> Checkpoint:
 def keep(actor: Actor, run: Run, step: int, wanted: bool = True) -> Checkpoint:
     """Pins a checkpoint, or lets it go the way of the others."""
     row = get(run, step)
-    _require_owner(actor, run)
+    actor.require_owner(f"Run {run.pk}", run.created_by)
     with transaction.atomic():
         if wanted:
             mark(row, PIN)
@@ -87,7 +90,7 @@ def delete(actor: Actor, run: Run, step: int) -> None:
     """Takes a checkpoint away. Raises ConflictError while its run works, while it is kept, and for the one from which a
     paused run goes on."""
     row = get(run, step)
-    _require_owner(actor, run)
+    actor.require_owner(f"Run {run.pk}", run.created_by)
     if run.job.status in (Status.RUNNING, Status.PENDING):
         raise ConflictError(
             f"Run {run.pk} is {run.job.status}: its checkpoints are its own until it ends or is paused."
@@ -115,11 +118,11 @@ def _put_aside(row: Checkpoint) -> Path:
         if not _marks(aside):
             return aside
         aside.rename(folder)
+    asked = sorted(name.removeprefix(EVALUATION) for name in marks(row) if name.startswith(EVALUATION))
+    if asked:
+        raise ConflictError(
+            f"The checkpoint of step {row.step} is kept for evaluation {asked[0]}: cancel that, or wait for its end."
+        )
     raise ConflictError(
         f"The checkpoint of step {row.step} is kept: unpin it, or delete the model that was made of it, first."
     )
-
-
-def _require_owner(actor: Actor, run: Run) -> None:
-    if not actor.may_change(run.created_by):
-        raise ForbiddenError(f"Run {run.pk} belongs to {run.created_by}: only they or an admin may change it.")

@@ -15,8 +15,10 @@ from controlplane.models import Gpu
 from controlplane.models.access import SYSTEM
 from controlplane.models.alerts import Severity
 from controlplane.models.hosts import OFFLINE_AFTER_SECONDS
-from controlplane.services import alerts, persistence, power, settings
+from controlplane.services import alerts, persistence, power, power_agent, settings
 from controlplane.services.access import audit
+from controlplane.services.power_agent import BY_AGENT
+from controlplane.services.power_profiles import TOLERANCE_WATTS, expected_watts, label
 
 SETTLE_SECONDS = 5
 """A reading may be older than a change by this much: it says nothing about it yet."""
@@ -45,8 +47,8 @@ class Drift(TypedDict):
 def reconcile(now: datetime | None = None) -> None:
     """One look at every card whose reading can be relied upon."""
     now, again = now or timezone.now(), bool(settings.get("power.reconcile_set_again"))
-    restore = power.puts_back()
-    for gpu in power.readable(now):
+    restore = power_agent.puts_back()
+    for gpu in power_agent.readable(now):
         _look_at_limit(gpu, again, now)
         _look_at_persistence(gpu, again, now)
         _tell_restore(gpu, restore)
@@ -64,9 +66,9 @@ def sentence(gpu: Gpu) -> str:
 
 def _settled(gpu: Gpu) -> bool:
     """Whether the card's reading is surely later than its last changes (or the clock has been put back since)."""
-    if power.is_being_changed(gpu):
+    if power_agent.is_being_changed(gpu):
         return False
-    ages = [(gpu.seen_at - moment).total_seconds() for moment in power.changes(gpu)]
+    ages = [(gpu.seen_at - moment).total_seconds() for moment in power_agent.changes(gpu)]
     return all(age >= SETTLE_SECONDS or age < -OFFLINE_AFTER_SECONDS for age in ages)
 
 
@@ -83,13 +85,13 @@ def _is_due(tries: int, tried_at: str | None, now: datetime) -> bool:
 
 
 def _look_at_limit(gpu: Gpu, again: bool, now: datetime) -> None:
-    wanted, found = power.expected_watts(gpu), gpu.reading.get("power_limit_watts")
+    wanted, found = expected_watts(gpu), gpu.reading.get("power_limit_watts")
     drift: Drift | None = gpu.power_drift
     if wanted is None and drift is not None:
         _clear(gpu)
     if wanted is None or found is None or not _settled(gpu):
         return
-    if abs(found - wanted) <= power.TOLERANCE_WATTS:
+    if abs(found - wanted) <= TOLERANCE_WATTS:
         _right(gpu, drift, now)
         return
     drift = _note(gpu, drift, found, wanted, now)
@@ -101,7 +103,7 @@ def _clear(gpu: Gpu) -> None:
     """Nothing is wished of the card any more (the guard has put back what it had, say): so nothing is wrong."""
     with transaction.atomic():
         if _put(gpu, None):
-            alerts.end(power.DRIFT_RULE, power.label(gpu))
+            alerts.end(power.DRIFT_RULE, label(gpu))
             power.tell(gpu)
 
 
@@ -118,7 +120,7 @@ def _right(gpu: Gpu, drift: Drift | None, now: datetime) -> None:
         return
     with transaction.atomic():
         if _put(gpu, kept):
-            alerts.end(power.DRIFT_RULE, power.label(gpu))
+            alerts.end(power.DRIFT_RULE, label(gpu))
             power.tell(gpu)
 
 
@@ -148,17 +150,17 @@ def _has_held(drift: Drift, now: datetime) -> bool:
 
 
 def _set_again(gpu: Gpu, drift: Drift, wanted: float, now: datetime) -> None:
-    with power.alone_with(gpu) as row:
-        if row is None or row.power_set_at != gpu.power_set_at or power.expected_watts(row) != wanted:
+    with power_agent.alone_with(gpu) as row:
+        if row is None or row.power_set_at != gpu.power_set_at or expected_watts(row) != wanted:
             return  # somebody has pressed, or the thermal guard has stepped, since we looked
-        answer = power.ask_watts(row, wanted)
+        answer = power_agent.ask_watts(row, wanted)
         tried: Drift = {
             **drift, "set_again": answer["set"], "reason": answer["reason"], "tries": drift["tries"] + 1,
             "tried_at": now.isoformat(),
         }  # fmt: skip
         with transaction.atomic():
             power.store_limit(row, answer, power_drift=tried)
-            audit(SYSTEM, "power.set_again", power.label(row), found_watts=drift["found_watts"], **answer)
+            audit(SYSTEM, "power.set_again", label(row), found_watts=drift["found_watts"], **answer)
             _fire(row, answer["fix"])
             power.tell(row)
 
@@ -172,9 +174,7 @@ def _put(gpu: Gpu, drift: Drift | None) -> bool:
 def _fire(gpu: Gpu, fix: str | None = None) -> None:
     severity = Severity.INFO if (gpu.power_drift or {}).get("set_again") else Severity.WARNING
     advice = fix or "Something else sets this card's limit: another tool, nvidia-smi by hand, or a reboot."
-    alerts.fire(
-        power.DRIFT_RULE, power.label(gpu), severity, f"{power.label(gpu)}: {sentence(gpu)}.", fix=advice, url="/power/"
-    )
+    alerts.fire(power.DRIFT_RULE, label(gpu), severity, f"{label(gpu)}: {sentence(gpu)}.", fix=advice, url="/power/")
 
 
 # --- Persistence mode -------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _look_at_persistence(gpu: Gpu, again: bool, now: datetime) -> None:
     answer: dict[str, Any] = gpu.persistence_answer or {}
     if wanted is None or found is None or not _settled(gpu):
         return
-    subject = f"persistence mode of {power.label(gpu)}"
+    subject = f"persistence mode of {label(gpu)}"
     if found == wanted:
         if answer.get("found_at"):
             with transaction.atomic():
@@ -206,23 +206,23 @@ def _look_at_persistence(gpu: Gpu, again: bool, now: datetime) -> None:
 
 
 def _persist_again(gpu: Gpu, wanted: bool, tries: int, now: datetime) -> None:
-    with power.alone_with(gpu) as row:
+    with power_agent.alone_with(gpu) as row:
         if row is None or row.persistence_answer != gpu.persistence_answer or row.persistence_wanted != wanted:
             return
-        restore, answer = power.puts_back(), persistence.ask(row, wanted)
+        restore, answer = power_agent.puts_back(), persistence.ask(row, wanted)
         moment = now.isoformat()
         stored = {**answer, "by": SYSTEM.name, "set_at": moment, "found_at": moment, "tried_at": moment,
                   "tries": tries + 1, "restore_told": restore}  # fmt: skip
         with transaction.atomic():
             persistence.store(row, stored)
-            audit(SYSTEM, "power.persistence_again", power.label(row), **answer)
+            audit(SYSTEM, "power.persistence_again", label(row), **answer)
             said = "set again" if answer["set"] else f"not set again: {answer['reason']}"
-            _fire_persistence(row, f"persistence mode of {power.label(row)}", wanted, said)
+            _fire_persistence(row, f"persistence mode of {label(row)}", wanted, said)
 
 
 def _fire_persistence(gpu: Gpu, subject: str, wanted: bool, end: str) -> None:
     words = {True: "on", False: "off"}
-    message = f"{power.label(gpu)}: persistence mode {words[wanted]} wished, {words[not wanted]} found, {end}."
+    message = f"{label(gpu)}: persistence mode {words[wanted]} wished, {words[not wanted]} found, {end}."
     severity = Severity.INFO if end == "set again" else Severity.WARNING
     alerts.fire(power.DRIFT_RULE, subject, severity, message, fix="A driver that was reloaded forgets it.",
                 url="/power/")  # fmt: skip
@@ -238,20 +238,20 @@ def _tell_restore(gpu: Gpu, restore: bool) -> None:
     Only where the card has what was asked for: nothing but the agent's memory changes.
     """
     limit, mode = gpu.power_answer or {}, gpu.persistence_answer or {}
-    watts, found = power.expected_watts(gpu), gpu.reading.get("power_limit_watts")
-    is_right = watts is not None and found is not None and abs(found - watts) <= power.TOLERANCE_WATTS
+    watts, found = expected_watts(gpu), gpu.reading.get("power_limit_watts")
+    is_right = watts is not None and found is not None and abs(found - watts) <= TOLERANCE_WATTS
     has_mode = gpu.persistence_wanted is not None and gpu.reading.get("persistence_mode") == gpu.persistence_wanted
     tells_limit = is_right and limit.get("set") and limit.get("restore_told") is not restore
     tells_mode = has_mode and mode.get("set") and mode.get("restore_told") is not restore
     if not (tells_limit or tells_mode) or not _settled(gpu):
         return
-    with power.alone_with(gpu) as row:
-        if row is None or power.expected_watts(row) != watts or row.persistence_wanted != gpu.persistence_wanted:
+    with power_agent.alone_with(gpu) as row:
+        if row is None or expected_watts(row) != watts or row.persistence_wanted != gpu.persistence_wanted:
             return  # somebody has pressed since we looked, and has told it
-        if tells_limit and watts is not None and power.ask_watts(row, watts)["refused_by"] != power.BY_AGENT:
+        if tells_limit and watts is not None and power_agent.ask_watts(row, watts)["refused_by"] != BY_AGENT:
             _note_told(row, "power_answer", restore)
         wanted = row.persistence_wanted
-        if tells_mode and wanted is not None and persistence.ask(row, wanted)["refused_by"] != power.BY_AGENT:
+        if tells_mode and wanted is not None and persistence.ask(row, wanted)["refused_by"] != BY_AGENT:
             _note_told(row, "persistence_answer", restore)
 
 

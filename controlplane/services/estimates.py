@@ -19,7 +19,6 @@ from training.estimate.memory import Place, estimate_memory
 from training.estimate.shape import ModelShape, UnknownShapeError, read_shape
 
 RUNS_LOOKED_AT = 20
-NEEDS_CARD = "8 and 4 bits a weight need a GPU, and no host that answers has one: turn them off."
 
 
 class FreeMemory(TypedDict):
@@ -81,12 +80,6 @@ def estimate(
     need = Need(shape, settings, longest.tokens, place)
     figures = estimate_memory(shape, settings, longest.tokens, place)
     verdict, free_bytes = judge(figures.peak, free["free_bytes"]), free["free_bytes"]
-    needs_card = settings.model.load_in_8bit or settings.model.load_in_4bit
-    if needs_card and place.device == "cpu" and free["host"] is not None:
-        return Estimate(
-            verdict="does not fit", reason=NEEDS_CARD, memory=None, free=free, largest_batch=None, ways=[], notes=[],
-            time=time,
-        )  # fmt: skip
     is_short = verdict in ("tight", "does not fit")
     return Estimate(
         verdict=verdict, reason=_reason(verdict), memory=figures.to_json(), free=free,

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from django.db import transaction
 from django.utils import timezone
 
-from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
 from controlplane.live.announce import publish
 from controlplane.models import Run
 from controlplane.models.access import Actor, Role
@@ -57,8 +57,7 @@ def go_on(actor: Actor, run_id: int, step: int | None = None, learning_rate: flo
     """
     actor.require(Role.USE)
     run = runs.get(run_id)
-    if not actor.may_change(run.created_by):
-        raise ForbiddenError(f"Run {run_id} belongs to {run.created_by}: only they or an admin may change it.")
+    actor.require_owner(f"Run {run_id}", run.created_by)
     offered = offer(run)
     if offered is None:
         why = (

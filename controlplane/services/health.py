@@ -4,6 +4,7 @@ Figures come from what the agents reported last; nothing is measured here. Gigab
 binary (2**30, 2**20), as torch and NVML count them. `None` stands for "not known".
 """
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -17,7 +18,7 @@ from controlplane.models.datasets import PART_BYTES
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Kind, Status
 from controlplane.services import settings
-from controlplane.services.datasets import SMALL_FILE_BYTES
+from controlplane.services.dataset_intake import SMALL_FILE_BYTES
 
 API_VERSION = "1"
 MASK = "********"
@@ -68,13 +69,27 @@ def info() -> dict[str, Any]:
         "base_paths": {"api": "/api", "openai": ["/v1", "/api/v1"], "docs": "/api/docs", "live": "/ws/live"},
         "limits": {
             "upload_bytes": settings.get("uploads.max_bytes"), "upload_part_bytes": PART_BYTES,
-            "form_upload_bytes": SMALL_FILE_BYTES, "queue_length": None, "max_tokens": None,
+            "form_upload_bytes": SMALL_FILE_BYTES, "queue_length": settings.get("generate.max_waiting"),
+            "max_tokens": _context_tokens(),
         },
         "features": {
             "streaming": True, "chunked_uploads": True, "websocket": True, "openai_compatible": True,
-            "power_profiles": True, "training": True,
+            "power_profiles": True, "training": True, "generate": True,
         },
     }  # fmt: skip
+
+
+def _context_tokens() -> int | None:
+    """How many tokens prompt and answer of the active model may have together; None where its files don't say."""
+    active = Deployment.objects.filter(is_active=True).select_related("model__base").first()
+    if active is None:
+        return None
+    folder = (active.model.base or active.model).folder
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+        return int((config.get("text_config") or config)["max_position_embeddings"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _installed(package: str) -> str | None:

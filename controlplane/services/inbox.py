@@ -3,7 +3,6 @@
 What becomes of them by itself is the duty's (`inbox_work`).
 """
 
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import DatasetStatus, Level
 from controlplane.models.inbox import OVER, InboxState
 from controlplane.models.jobs import Priority
-from controlplane.services import datasets, inbox_files, jobs, settings
+from controlplane.moments import iso
+from controlplane.services import dataset_checks, inbox_files, jobs, settings
 from controlplane.services.access import audit
 
 INBOX = Actor(name="inbox", role=Role.USE)
@@ -36,12 +36,8 @@ def facts(row: InboxFile) -> dict[str, Any]:
         "id": row.pk, "filename": row.filename, "priority": Priority(row.priority).name.lower(), "state": row.state,
         "reason": row.reason, "bytes": row.bytes, "sha256": row.sha256 or None, "dataset_id": row.dataset_id,
         "run_id": row.run_id, "rejected_as": row.rejected_as or None, "seen_at": row.seen_at.isoformat(),
-        "taken_at": _iso(row.taken_at), "ended_at": _iso(row.ended_at),
+        "taken_at": iso(row.taken_at), "ended_at": iso(row.ended_at),
     }  # fmt: skip
-
-
-def _iso(moment: datetime | None) -> str | None:
-    return moment.isoformat() if moment else None
 
 
 def overview() -> dict[str, Any]:
@@ -67,7 +63,7 @@ def retry(actor: Actor, file_id: int) -> InboxFile:
     """
     actor.require(Role.USE)
     row = get(file_id)
-    if row.state not in (InboxState.REJECTED, InboxState.FAILED):
+    if not row.is_retriable:
         raise ConflictError(f"{row} is {row.state}: only a file that was rejected or has failed can be tried again.")
     if row.state == InboxState.FAILED:
         return _retry_run(actor, row)
@@ -75,7 +71,7 @@ def retry(actor: Actor, file_id: int) -> InboxFile:
         return _retry_taking(actor, row)
     with transaction.atomic():
         if row.dataset.status == DatasetStatus.REJECTED:
-            datasets.validate(INBOX, row.dataset, Level.STANDARD)
+            dataset_checks.validate(INBOX, row.dataset, Level.STANDARD)
         audit(actor, "inbox.retry", row.filename)
         update(row, state=InboxState.VALIDATING, reason="", ended_at=None)
     return row

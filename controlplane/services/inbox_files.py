@@ -25,7 +25,7 @@ from django.conf import settings as django_settings
 
 from controlplane.errors import InvalidInputError
 from controlplane.models.jobs import Priority
-from controlplane.services.datasets import SUFFIXES
+from controlplane.services.dataset_intake import SUFFIXES
 from monitoring.files import sync_folder, write_bytes
 
 FOLDERS: dict[str, Priority] = {

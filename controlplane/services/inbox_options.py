@@ -12,7 +12,7 @@ from typing import Any
 from controlplane.errors import FieldFault, InvalidInputError
 from controlplane.models import Dataset, Run
 from controlplane.models.access import Actor
-from controlplane.services import chains, datasets, run_templates, runs, settings
+from controlplane.services import chains, dataset_intake, run_templates, runs, settings
 from controlplane.services.lineage import Lineage
 from training.config.flat import is_flat, read_flat
 from training.config.loader import ConfigError, parse_config
@@ -30,7 +30,7 @@ OWN = {
 """Settings that a file of the inbox decides by being there; older configurations have them, so they are named only."""
 
 DEFAULT_EVAL_FRACTION = 0.05
-ENDINGS = frozenset(datasets.SUFFIXES)
+ENDINGS = frozenset(dataset_intake.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class InboxOptions:
 
     def dataset_name(self, filename: str) -> str:
         """What the dataset is called: as was asked, else as the file without its endings."""
-        return datasets.check_name(self.name or stem(filename))
+        return dataset_intake.check_name(self.name or stem(filename))
 
     def eval_fraction(self) -> float:
         """The share of rows kept for evaluation."""
         data = self.config.get("data")
         asked = data.get("eval_fraction") if isinstance(data, dict) else None
-        return datasets.check_eval_fraction(DEFAULT_EVAL_FRACTION if asked is None else asked)
+        return dataset_intake.check_eval_fraction(DEFAULT_EVAL_FRACTION if asked is None else asked)
 
 
 def parse(said: dict[str, Any]) -> InboxOptions:

@@ -18,7 +18,7 @@ from controlplane.models import Dataset, InboxFile
 from controlplane.models.datasets import DatasetStatus, Level
 from controlplane.models.inbox import OVER, InboxState
 from controlplane.models.jobs import ENDED, Priority, Status
-from controlplane.services import datasets, inbox, inbox_files, settings
+from controlplane.services import dataset_intake, inbox, inbox_files, settings
 from controlplane.services.access import audit
 from controlplane.services.inbox_files import DATA, OPTIONS, Found
 from controlplane.services.inbox_options import InboxOptions, parse, start_run
@@ -181,7 +181,7 @@ def _take(row: InboxFile) -> None:
 
 def _adopted(row: InboxFile, held: Path) -> tuple[Dataset, str]:
     """The dataset with the file's bytes, and a sentence where there was one already. Raises what refuses the file."""
-    filename = datasets.check_filename(row.filename)
+    filename = dataset_intake.check_filename(row.filename)
     size = (held / DATA).stat().st_size
     if not size:
         raise InvalidInputError(f"{filename} is empty. Give a file with one JSON object a line.")
@@ -191,7 +191,7 @@ def _adopted(row: InboxFile, held: Path) -> tuple[Dataset, str]:
     row.options = options.said
     sha256 = sha256_of(held / DATA)
     inbox.update(row, options=row.options, sha256=sha256, bytes=size)
-    dataset, created = datasets.adopt(
+    dataset, created = dataset_intake.adopt(
         inbox.INBOX, held / DATA, sha256=sha256, filename=filename, name=options.dataset_name(filename),
         eval_fraction=options.eval_fraction(), level=Level.QUICK, lineage=options.lineage.check(),
     )  # fmt: skip

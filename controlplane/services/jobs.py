@@ -9,11 +9,12 @@ from django.db.models import Count
 from django.dispatch import Signal
 from django.utils import timezone
 
-from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
 from controlplane.live.announce import publish
 from controlplane.models import Host, Job
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import ENDED, LEGAL, Desired, Kind, Priority, Status
+from controlplane.moments import iso
 from controlplane.services import bell, settings
 from controlplane.services.access import audit
 
@@ -76,7 +77,7 @@ def list_jobs(kind: str | None = None, status: str | None = None, limit: int = 1
 
 def queue(kinds: Collection[str] = ()) -> list[Job]:
     """Pending jobs, of some kinds or of all, in the order in which they start."""
-    rows = Job.objects.filter(status=Status.PENDING).select_related("host", "run")
+    rows = Job.objects.filter(status=Status.PENDING).select_related("host", "run__model__base", "run__chain")
     return list((rows.filter(kind__in=kinds) if kinds else rows).order_by("-priority", "position", "id"))
 
 
@@ -109,21 +110,27 @@ def transition(job_id: int, to: str, *, reason: str, actor: Actor = SYSTEM, **fi
     return job
 
 
-def facts(job: Job) -> dict[str, Any]:
-    """A job as the API and the live topics tell it."""
+def facts(job: Job, reader: Actor | None = None) -> dict[str, Any]:
+    """A job as the API and the live topics tell it. What a generation wrote is for its owner and admins alone."""
     run = getattr(job, "run", None)
+    result = job.result
+    if job.kind == Kind.GENERATE and result and not (reader and _may_read(reader, job)):
+        result = {name: value for name, value in result.items() if name != "text"}
     return {
         "id": job.pk, "job_id": job.pk, "type": job.kind, "kind": job.kind, "title": job.title, "status": job.status,
         "desired": job.desired, "phase": job.phase, "priority": Priority(job.priority).name.lower(),
-        "progress": job.progress, "result": job.result, "error": job.error, "waiting_reason": job.waiting_reason,
+        "progress": job.progress, "result": result, "error": job.error, "waiting_reason": job.waiting_reason,
         "run_id": run.pk if run else None, "host": job.host.name if job.host else None,
         "attempts": job.attempt_count, "created_by": job.created_by,
-        "created_at": job.created_at.isoformat(), "started_at": _iso(job.started_at), "ended_at": _iso(job.ended_at),
+        "created_at": job.created_at.isoformat(), "started_at": iso(job.started_at), "ended_at": iso(job.ended_at),
     }  # fmt: skip
 
 
-def _iso(moment: Any) -> str | None:
-    return moment.isoformat() if moment else None
+def _may_read(reader: Actor, job: Job) -> bool:
+    """Whether a generation's text is for this reader: an admin, or who asked. Keys go by id: names may be alike."""
+    asked_by = job.config.get("key_id")
+    is_own = reader.key_id == asked_by and (asked_by is not None or reader.name == job.created_by)
+    return reader.role >= Role.ADMIN or (reader.role >= Role.USE and is_own)
 
 
 def announce(job: Job) -> None:
@@ -165,7 +172,7 @@ def _locked(job_id: int) -> Job:
 
 def _wish(actor: Actor, job: Job, desired: str) -> Job:
     job_id = job.pk
-    _require_owner(actor, job)
+    actor.require_owner(f"Job {job.pk}", job.created_by)
     if desired == Desired.STOP and job.kind not in SAVES_WHEN_STOPPED:
         desired = Desired.CANCEL
     if desired == Desired.PAUSE and job.kind != Kind.TRAIN:
@@ -196,7 +203,7 @@ def cancel(actor: Actor, job_id: int) -> Job:
 def resume(actor: Actor, job_id: int) -> Job:
     """Lets a paused job go on; a pause that wasn't carried out yet is taken back."""
     job = get(job_id)
-    _require_owner(actor, job)
+    actor.require_owner(f"Job {job.pk}", job.created_by)
     if job.status == Status.RUNNING and job.desired == Desired.PAUSE:
         raise ConflictError(f"Job {job_id} is still writing its checkpoint. Resume it when it is paused.")
     if job.status != Status.PAUSED:
@@ -208,7 +215,7 @@ def resume(actor: Actor, job_id: int) -> Job:
 def retry(actor: Actor, job_id: int) -> Job:
     """Puts a failed or cancelled job back into the queue."""
     job = get(job_id)
-    _require_owner(actor, job)
+    actor.require_owner(f"Job {job.pk}", job.created_by)
     if job.status not in (Status.FAILED, Status.CANCELLED):
         raise ConflictError(f"Job {job_id} is {job.status}: only a failed or cancelled job can be retried.")
     if job.kind == Kind.SERVE:
@@ -225,7 +232,7 @@ def retry(actor: Actor, job_id: int) -> Job:
 def set_priority(actor: Actor, job_id: int, word: str) -> Job:
     """Changes the place in the queue: `high`, `normal` or `low`. A place given by hand was among its old equals."""
     job = get(job_id)
-    _require_owner(actor, job)
+    actor.require_owner(f"Job {job.pk}", job.created_by)
     priority = parse_priority(word)
     with transaction.atomic():
         Job.objects.filter(pk=job_id).update(priority=priority, position=0)
@@ -250,9 +257,3 @@ def statistics() -> dict[str, int]:
     counts = dict(rows.values_list("status").annotate(n=Count("id")))
     recent = rows.filter(ended_at__gte=timezone.now() - timedelta(hours=1)).count()
     return {**{status: counts.get(status, 0) for status in Status.values}, "jobs_last_hour": recent}
-
-
-def _require_owner(actor: Actor, job: Job) -> None:
-    actor.require(Role.USE)
-    if not actor.may_change(job.created_by):
-        raise ForbiddenError(f"Job {job.pk} belongs to {job.created_by}: only they or an admin may change it.")

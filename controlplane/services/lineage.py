@@ -12,6 +12,7 @@ from typing import Any
 from controlplane.errors import InvalidInputError
 from controlplane.models import Dataset
 from controlplane.models.datasets import DatasetStatus
+from controlplane.row_ids import row_id
 
 LONGEST_NAME = 100
 MOST_PARENTS = 50
@@ -49,10 +50,11 @@ class Lineage:
 
 def parents_from_text(text: str) -> tuple[int, ...]:
     """Ids with commas between them. Raises InvalidInputError."""
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if any(not word.isascii() or not word.isdecimal() or len(word) > 18 for word in words):
+    found = [row_id(word.strip()) for word in text.split(",") if word.strip()]
+    numbers = tuple(number for number in found if number is not None)
+    if len(numbers) < len(found):
         raise InvalidInputError(f"parents must be ids of datasets with commas between them, not {text!r}.")
-    return tuple(int(word) for word in words)
+    return numbers
 
 
 def facts(dataset: Dataset) -> dict[str, Any]:

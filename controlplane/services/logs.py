@@ -8,6 +8,7 @@ from controlplane.errors import InvalidInputError, NotFoundError, UnavailableErr
 from controlplane.fleet.protocol import AgentRefusedError, HostUnreachableError
 from controlplane.fleet.registry import carrier, local
 from controlplane.models import Attempt, Deployment, Job, Run
+from controlplane.row_ids import row_id
 
 MAX_LINES = 5000
 TAIL_BYTES = 4 << 20
@@ -23,9 +24,10 @@ def component_lines(component: str, lines: int) -> list[str]:
     """The last `lines` lines. Raises NotFoundError for an unknown component, UnavailableError when its host is away."""
     if not 1 <= lines <= MAX_LINES:
         raise InvalidInputError(f"lines must lie between 1 and {MAX_LINES}.")
-    noun, _, number = component.partition("-")
-    if noun in ("run", "deployment") and number.isascii() and number.isdecimal() and len(number) < 19:
-        return _of_job(_job_of(noun, int(number)), lines)
+    noun, _, text = component.partition("-")
+    number = row_id(text)
+    if noun in ("run", "deployment") and number is not None:
+        return _of_job(_job_of(noun, number), lines)
     if component == "api_server":
         return _tail(lines)
     if component == "jobs":
@@ -85,15 +87,16 @@ def _of_job(job: Job, lines: int) -> list[str]:
     except AgentRefusedError:  # nothing written yet, or cleaned away
         return []
     except HostUnreachableError as error:
-        raise _away(attempt.host.name) from error
+        raise away(attempt.host.name) from error
 
 
 def _of_agent(lines: int) -> list[str]:
     try:
         return local().read_agent_log(lines)["lines"]
     except (AgentRefusedError, HostUnreachableError) as error:
-        raise _away("this machine") from error
+        raise away("this machine") from error
 
 
-def _away(host: str) -> UnavailableError:
+def away(host: str) -> UnavailableError:
+    """The refusal while a host's agent is silent."""
     return UnavailableError(f"The agent of {host} doesn't answer. Start it (bin/up), then ask again.")

@@ -15,9 +15,9 @@ from django.db import IntegrityError, transaction
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.errors import ConflictError, FieldFault, InvalidInputError, UnknownModelError
 from controlplane.live.announce import publish
-from controlplane.models import Chain, Checkpoint, Deployment, Job, LanguageModel, Run
+from controlplane.models import Chain, Checkpoint, Deployment, Job, LanguageModel, Run, Split
 from controlplane.models.access import Actor, Role
 from controlplane.models.deployments import LIVE
 from controlplane.models.jobs import Kind
@@ -34,7 +34,10 @@ SOURCES = {
 }  # fmt: skip
 """What a client may call a source, and what the fetch job calls it."""
 
-RESERVED = frozenset({"active", "register", "reload", "set_active"})
+NAMES_TOLD = 20
+"""How many names are told to who asks for a model that isn't there."""
+
+RESERVED = frozenset({"active", "engine", "register", "reload", "set_active"})
 """Words that are calls of their own under /api/models/."""
 
 NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,198}[A-Za-z0-9_-])?")
@@ -65,6 +68,14 @@ def list_models() -> list[LanguageModel]:
     return list(_listed().order_by("-serves", "-created_at", "name"))
 
 
+def find(words: Sequence[str], most: int) -> list[LanguageModel]:
+    """The first models of the same list that have each of the words in their name, at most `most`."""
+    wanted = Q()
+    for word in words:
+        wanted &= Q(name__icontains=word)
+    return list(_listed().filter(wanted).order_by("-serves", "-created_at", "name")[:most])
+
+
 def list_ready() -> list[LanguageModel]:
     """The models that can be used, the active one first, then the newest."""
     return list(_rows().filter(state=ModelState.READY).order_by("-serves", "-created_at", "name"))
@@ -79,8 +90,15 @@ def get(name: str) -> LanguageModel:
     """The model called `name`. Raises NotFoundError."""
     model: LanguageModel | None = _rows().filter(name=name).first()
     if model is None:
-        raise NotFoundError(f"There is no model {name!r}. GET /api/models lists them.")
+        raise unknown(name)
     return model
+
+
+def unknown(name: str) -> UnknownModelError:
+    """The refusal of a name that no model has, with the names that there are."""
+    ready = [model.name for model in list_ready()]
+    more = f" and {len(ready) - NAMES_TOLD} more" if len(ready) > NAMES_TOLD else ""
+    return UnknownModelError(f"There is no model {name!r}. There are: {', '.join(ready[:NAMES_TOLD]) or 'none'}{more}.")
 
 
 def active() -> LanguageModel | None:
@@ -96,13 +114,16 @@ def facts(model: LanguageModel) -> dict[str, Any]:
         serves = Deployment.objects.filter(model=model, is_active=True).exists()
     job = model.job
     return {
-        "id": model.name, "source": model.source, "hub_id": model.hub_id or None, "path": str(model.folder),
+        "id": model.name, "family": model.family, "version": model.version, "source": model.source,
+        "hub_id": model.hub_id or None, "path": str(model.folder),
         "base_model": model.base.name if model.base else model.facts.get("base_model"), "kind": model.kind,
         "size_bytes": model.size_bytes, "parameters": model.parameters, "dtype": model.dtype or None,
         "architecture": model.architecture or None, "tags": model.tags, "created_at": model.created_at.isoformat(),
         "created_by": model.created_by, "is_active": serves, "state": model.state, "error": model.error or None,
         "run_id": model.run_id, "checkpoint_step": model.checkpoint_step, "job_id": model.job_id,
         "progress": job.progress if job is not None and not job.has_ended else None,
+        "engine": model.engine, "gguf": model.gguf or None, "engine_options": model.engine_options,
+        "load_on_demand": model.load_on_demand, "idle_unload_seconds": model.idle_unload_seconds,
     }  # fmt: skip
 
 
@@ -235,7 +256,7 @@ def register_checkpoint(actor: Actor, run: Run, checkpoint: Checkpoint, name: st
 
 def trained_with(run: Run) -> dict[str, Any]:
     """The profile of a run with its version: the one that was installed when it was launched, where that is known,
-    else the one that is installed now (empty where it is no longer).
+    else the one that is installed now (empty where it is no longer). What the job itself says of it goes before.
     """
     profile: dict[str, Any] = dict(run.config.get("profile", {}))
     made = LanguageModel.objects.filter(run=run, source="run").first()
@@ -271,6 +292,8 @@ def fetched(uuid: str, values: dict[str, Any]) -> None:
     model.parameters, model.size_bytes = values["parameters"], values["size_bytes"]
     model.dtype = values["dtype"] or ""
     model.facts = values
+    if trained := values.get("profile"):  # a checkpoint knows the version that it was trained with
+        model.profile = {**model.profile, **trained}
     model.state, model.error = ModelState.READY, ""
     if model.kind == "full":
         model.base = None
@@ -323,8 +346,7 @@ def delete(actor: Actor, name: str) -> None:
     """
     actor.require(Role.USE)
     model = get(name)
-    if not actor.may_change(model.created_by):
-        raise ForbiddenError(f"{name} belongs to {model.created_by}: only they or an admin may delete it.")
+    actor.require_owner(f"The model {name}", model.created_by)
     with transaction.atomic():
         _refuse_in_use(model)
         Deployment.objects.filter(model=model).delete()
@@ -354,6 +376,9 @@ def _refuse_in_use(model: LanguageModel) -> None:
     if live is not None:
         word = "active" if live.is_active else f"served by deployment {live.pk}"
         raise ConflictError(f"{name} is {word}. Activate another model, or stop that deployment first.")
+    making = next((row for row in model.exports.select_related("job") if row.state == "making"), None)
+    if making is not None:
+        raise ConflictError(f"{name} is being exported by job {making.job_id}. Cancel that first.")
     if (derived := model.derived.first()) is not None:
         raise ConflictError(f"{name} is the base of {derived.name}. Delete that one first.")
     if (chain := Chain.objects.filter(Q(base=model) | Q(current=model)).first()) is not None:
@@ -363,6 +388,9 @@ def _refuse_in_use(model: LanguageModel) -> None:
         raise ConflictError(f"Run {run} was trained from {name}. Delete that run first.")
     if (sweep := model.run_sweeps.first()) is not None:
         raise ConflictError(f"Sweep {sweep} trains from {name}. Delete that sweep first.")
+    shared = [split for split in Split.objects.all() if any(part["model"] == name for part in split.parts)]
+    if shared:
+        raise ConflictError(f"{name} answers for the shared name {shared[0].name}. Change or delete that one first.")
     maker: Job | None = model.job or (model.run.job if model.run else None)
     if model.state == ModelState.FETCHING and maker is not None and not maker.has_ended:
         raise ConflictError(f"{name} is being made by job {maker.pk}. Cancel that first.")

@@ -11,8 +11,10 @@ from django.utils import timezone
 from controlplane.fleet.protocol import PersistenceAnswer
 from controlplane.models import Gpu
 from controlplane.models.access import Actor, Role
-from controlplane.services import alerts, health, power
+from controlplane.services import alerts, health, power, power_agent
 from controlplane.services.access import audit
+from controlplane.services.power_agent import BY_AGENT
+from controlplane.services.power_profiles import label
 
 
 class Outcome(TypedDict):
@@ -43,18 +45,18 @@ def request(actor: Actor, enabled: bool, *, host: str | None = None, gpu: int | 
 
 
 def _set(actor: Actor, gpu: Gpu, enabled: bool) -> Outcome:
-    with power.alone_with(gpu) as row:
+    with power_agent.alone_with(gpu) as row:
         if row is None:
-            return _outcome(gpu, _refusal(gpu, enabled, *power.gone(gpu)))
-        restore, answer = power.puts_back(), ask(row, enabled)
-        told = restore if answer["refused_by"] != power.BY_AGENT else (row.persistence_answer or {}).get("restore_told")
+            return _outcome(gpu, _refusal(gpu, enabled, *power_agent.gone(gpu)))
+        restore, answer = power_agent.puts_back(), ask(row, enabled)
+        told = restore if answer["refused_by"] != BY_AGENT else (row.persistence_answer or {}).get("restore_told")
         with transaction.atomic():
             if answer["set"]:
                 Gpu.objects.filter(pk=row.pk).update(persistence_wanted=enabled)
-                alerts.end(power.DRIFT_RULE, f"persistence mode of {power.label(row)}")
+                alerts.end(power.DRIFT_RULE, f"persistence mode of {label(row)}")
             moment = timezone.now().isoformat()
             store(row, {**answer, "by": actor.name, "set_at": moment, "restore_told": told})
-            audit(actor, "power.persistence", power.label(row), **answer)
+            audit(actor, "power.persistence", label(row), **answer)
             power.tell(row)
     return _outcome(row, answer)
 
@@ -78,8 +80,8 @@ def _outcome(gpu: Gpu, answer: PersistenceAnswer) -> Outcome:
 
 def ask(gpu: Gpu, enabled: bool) -> PersistenceAnswer:
     """Has the agent set it; a refusal, a silent host and a card that vanished are answers too."""
-    restore = power.puts_back()
-    return power.ask(
+    restore = power_agent.puts_back()
+    return power_agent.ask(
         gpu,
         lambda agent: agent.set_persistence(gpu.uuid, enabled, restore_at_stop=restore),
         lambda reason, fix: _refusal(gpu, enabled, reason, fix),
@@ -89,5 +91,5 @@ def ask(gpu: Gpu, enabled: bool) -> PersistenceAnswer:
 def _refusal(gpu: Gpu, enabled: bool, reason: str, fix: str) -> PersistenceAnswer:
     return PersistenceAnswer(
         uuid=gpu.uuid, asked=enabled, enabled=gpu.reading.get("persistence_mode"), set=False, method=None,
-        refused_by=power.BY_AGENT, reason=reason, fix=fix,
+        refused_by=BY_AGENT, reason=reason, fix=fix,
     )  # fmt: skip

@@ -6,11 +6,11 @@ A row's number is what training gives the profile too, so what is shown is what 
 from collections.abc import Mapping
 from typing import Any
 
-from controlplane.errors import ConflictError, FieldFault, InvalidInputError
+from controlplane.errors import ConflictError
 from controlplane.models import Dataset
-from controlplane.services import datasets
+from controlplane.services import config_faults, datasets
 from training.data.specs import Example, RowFaultError, is_chat, parse_row
-from training.profiles.base import BrokenProfileError, Profile, UnknownProfileError, load_profile
+from training.profiles.base import Profile
 
 
 def preview(
@@ -22,7 +22,9 @@ def preview(
     Raises what that raises, InvalidInputError for a profile that can't be used, ConflictError for a row that it can't
     shape.
     """
-    profile = _loaded(profile_name, system_prompt, options)
+    profile = config_faults.profile_of(
+        profile_name, system_prompt=system_prompt, options=options, options_path="profile"
+    )
     found = datasets.preview(dataset, offset, limit)
     rows = [{**row, "after": _after(profile, row, offset + place)} for place, row in enumerate(found["rows"])]
     return {**found, "rows": rows, "profile": _facts(profile)}
@@ -30,13 +32,6 @@ def preview(
 
 def _facts(profile: Profile) -> dict[str, str]:
     return {"name": profile.name, "version": profile.version, "description": profile.description}
-
-
-def _loaded(name: str, system_prompt: str, options: Mapping[str, Any] | None) -> Profile:
-    try:
-        return load_profile(name, system_prompt=system_prompt, options=options)
-    except (UnknownProfileError, BrokenProfileError) as error:
-        raise InvalidInputError(str(error), (FieldFault("profile", str(error)),)) from error
 
 
 def _after(profile: Profile, row: dict[str, Any], index: int) -> Example:

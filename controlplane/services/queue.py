@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import transaction
 
-from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError
+from controlplane.errors import ConflictError, InvalidInputError
 from controlplane.live.announce import publish
 from controlplane.models import Job, Run
 from controlplane.models.access import SYSTEM, Actor, Role
@@ -36,8 +36,7 @@ def move(actor: Actor, job_id: int, to: str) -> Job:
         raise InvalidInputError(f"A job can't be moved {to!r}: choose {', '.join(MOVES)}.")
     with transaction.atomic():
         job = jobs.get(job_id)
-        if not actor.may_change(job.created_by):
-            raise ForbiddenError(f"Job {job_id} belongs to {job.created_by}: only they or an admin may move it.")
+        actor.require_owner(f"Job {job_id}", job.created_by)
         if job.status != Status.PENDING:
             raise ConflictError(f"Job {job_id} is {job.status}: only a job that waits can be moved.")
         waiting = Job.objects.select_for_update().filter(status=Status.PENDING, priority=job.priority)

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from controlplane.models import Checkpoint, Job, Run
 from controlplane.models.jobs import Status
+from controlplane.moments import iso
 from controlplane.services import checkpoints as on_disk
 from controlplane.services import energy, jobs
 
@@ -36,6 +37,11 @@ def _eta_seconds(run: Run) -> float | None:
     if run.seconds_per_step is None or run.total_steps is None:
         return None
     return max(0, run.total_steps - run.last_step) * run.seconds_per_step
+
+
+def tag_names(run: Run) -> list[str]:
+    """The tags of a run, in order; asks nothing where they came along."""
+    return [tag.name for tag in run.tags.all()]
 
 
 def best_step(run: Run) -> int | None:
@@ -73,9 +79,10 @@ def status(run: Run) -> dict[str, Any]:
 def facts(run: Run) -> dict[str, Any]:
     """What `GET /api/runs/{id}` answers."""
     job = run.job
-    model = run.models.filter(source="run", state="ready").first()
+    model = next((model for model in run.models.all() if (model.source, model.state) == ("run", "ready")), None)
     return {
-        "id": run.pk, "job_id": job.pk, "name": run.name, "status": job.status, "phase": job.phase,
+        "id": run.pk, "job_id": job.pk, "name": run.name, "tags": tag_names(run), "group": run.group,
+        "notes": run.notes, "edition": run.edition, "status": job.status, "phase": job.phase,
         "desired": job.desired, "waiting_reason": job.waiting_reason if job.status == Status.PENDING else "",
         "dataset": {"id": run.dataset_id, "name": run.dataset.name, "version": run.dataset.version},
         "model": run.model.name, "chain": run.chain.name if run.chain else None, "profile": run.profile,
@@ -85,8 +92,8 @@ def facts(run: Run) -> dict[str, Any]:
         "progress": progress(run), "last": run.last, "result": job.result, "error": job.error,
         "energy": energy.of_run(run), "result_model": model.name if model else None, "created_by": run.created_by,
         "created_at": run.created_at.isoformat(),
-        "started_at": job.started_at.isoformat() if job.started_at else None,
-        "ended_at": job.ended_at.isoformat() if job.ended_at else None,
+        "started_at": iso(job.started_at),
+        "ended_at": iso(job.ended_at),
     }  # fmt: skip
 
 

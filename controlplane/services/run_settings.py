@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from controlplane.errors import FieldFault, InvalidInputError
+from controlplane.errors import InvalidInputError
 from controlplane.models import Dataset, Run, RunTemplate
-from controlplane.services import datasets, run_templates, runs
+from controlplane.services import config_faults, datasets, run_templates, runs
 from training.config import schedule
 from training.config.difference import Difference, chosen, differences
 from training.config.flat import LeftOut
-from training.config.loader import ConfigError, Loaded, explain, load, parse_config, to_dict, value_at
+from training.config.loader import ConfigError, Loaded, explain, load, to_dict, value_at
 from training.config.schema import TrainerConfig
 
 MAX_FILE_BYTES = 1 << 20
@@ -40,7 +40,7 @@ def read_file(content: str | bytes | Mapping[str, Any]) -> FileSettings:
     try:
         loaded = load(value)
     except ConfigError as error:
-        raise refused(error) from error
+        raise config_faults.refusal(error) from error
     return FileSettings(_asked(loaded), loaded.left_out, _explained(loaded))
 
 
@@ -73,12 +73,6 @@ def _explained(loaded: Loaded) -> list[tuple[str, Any, str, str]]:
     return [(path, value, source, loaded.keys.get(path, "")) for path, value, source in explain(loaded)]
 
 
-def refused(error: ConfigError) -> InvalidInputError:
-    """A configuration's faults as the API and the form tell them."""
-    faults = tuple(FieldFault(f"config.{fault.path}", fault.message) for fault in error.faults)
-    return InvalidInputError("; ".join(f"{fault.path}: {fault.message}" for fault in faults), faults)
-
-
 # --- Before it starts -------------------------------------------------------------------------------------------------
 
 
@@ -90,10 +84,7 @@ def planned(dataset: Dataset, config: TrainerConfig | Mapping[str, Any]) -> dict
     if not dataset.examples:
         return None
     if not isinstance(config, TrainerConfig):
-        try:
-            config = parse_config(config)
-        except ConfigError as error:
-            raise refused(error) from error
+        config = config_faults.parsed(config)
     plan = schedule.plan(config, dataset.examples, duplicates=_duplicates(dataset), eval_rows=_eval_rows(config))
     steps, rates = schedule.curve(config, plan.total_steps)
     return {**asdict(plan), "learning_rate": {"step": steps, "value": rates}}

@@ -15,7 +15,7 @@ from controlplane.models import Run, RunSweep, RunTrial
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import Status
 from controlplane.models.run_sweeps import SweepMetric, SweepState, TrialState
-from controlplane.services import curves, run_sweeps, runs, suggestions, sweep_space
+from controlplane.services import curve_reading, run_sweeps, runs, suggestions, sweep_space
 from controlplane.services.access import audit
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def value_of(run: Run, metric: str) -> float | None:
     """What a finished run's model is worth: the last evaluation (the best with early stopping, which publishes that
     state), or the mean of the last training losses. None where that is no number.
     """
-    points = curves.read(run, [metric], None, MAX_POINTS)[metric]["value"]
+    points = curve_reading.read(run, [metric], None, MAX_POINTS)[metric]["value"]
     values = [float(point) for point in points]  # "NaN" and its likes are what float() reads too
     if metric == SweepMetric.LOSS:
         values = values[-LAST_POINTS:]

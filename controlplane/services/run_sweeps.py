@@ -9,11 +9,12 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
 from controlplane.live.announce import publish
 from controlplane.models import Run, RunSweep, RunTrial
 from controlplane.models.access import Actor, Role
 from controlplane.models.run_sweeps import SweepMethod, SweepMetric, SweepState, TrialState
+from controlplane.moments import iso
 from controlplane.services import datasets, jobs, models, runs, sweep_space
 from controlplane.services.access import audit
 
@@ -134,7 +135,7 @@ def stop(actor: Actor, sweep_id: int, mode: str = "finish") -> RunSweep:
 
 def _move(actor: Actor, sweep_id: int, action: str, sources: Sequence[str], to: str) -> RunSweep:
     sweep = get(sweep_id)
-    _require_owner(actor, sweep)
+    actor.require_owner(f"Sweep {sweep.pk}", sweep.created_by)
     ended = timezone.now() if to == SweepState.STOPPED else None
     with transaction.atomic():
         rows = RunSweep.objects.filter(pk=sweep_id, state__in=sources)
@@ -148,19 +149,13 @@ def _move(actor: Actor, sweep_id: int, action: str, sources: Sequence[str], to: 
 def delete(actor: Actor, sweep_id: int) -> None:
     """Takes a sweep that has ended off the books; its runs and their models stay."""
     sweep = get(sweep_id)
-    _require_owner(actor, sweep)
+    actor.require_owner(f"Sweep {sweep.pk}", sweep.created_by)
     if not sweep.has_ended or sweep.trials.filter(state=TrialState.RUNNING).exists():
         raise ConflictError(f"Sweep {sweep_id} is still at work: stop it, and wait for the end of its runs.")
     with transaction.atomic():
         sweep.delete()
         audit(actor, "run_sweep.delete", f"sweep {sweep_id}", name=sweep.name)
         publish(TOPIC, "status", {"id": sweep_id, "gone": True})
-
-
-def _require_owner(actor: Actor, sweep: RunSweep) -> None:
-    actor.require(Role.USE)
-    if not actor.may_change(sweep.created_by):
-        raise ForbiddenError(f"Sweep {sweep.pk} belongs to {sweep.created_by}: only they or an admin may change it.")
 
 
 # --- Read -------------------------------------------------------------------------------------------------------------
@@ -199,7 +194,7 @@ def facts(sweep: RunSweep) -> dict[str, Any]:
         "counts": {state: states.count(state) for state in TrialState.values},
         "best": first.number if first else None, "best_value": first.value if first else None,
         "created_by": sweep.created_by, "created_at": sweep.created_at.isoformat(),
-        "ended_at": sweep.ended_at.isoformat() if sweep.ended_at else None,
+        "ended_at": iso(sweep.ended_at),
     }  # fmt: skip
 
 

@@ -11,14 +11,14 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
 from controlplane.models import Dataset, LanguageModel, Run, RunTemplate
 from controlplane.models.access import Actor, Role
-from controlplane.services import chains, datasets, models, runs
+from controlplane.row_ids import row_id
+from controlplane.services import chains, config_faults, datasets, models, runs
 from controlplane.services.access import audit
 from training.config.difference import chosen
-from training.config.loader import ConfigError, parse_config, to_dict
-from training.profiles.base import BrokenProfileError, UnknownProfileError, load_profile
+from training.config.loader import to_dict
 
 LEFT_OUT = (
     ("output", "output_dir"), ("output", "register_as"), ("data", "train_dataset"), ("model", "model"),
@@ -45,8 +45,8 @@ def get(template_id: int) -> RunTemplate:
 def named(name: str | int) -> RunTemplate:
     """The template called `name`; a number that is nobody's name is an id. Raises NotFoundError."""
     row = RunTemplate.objects.select_related("dataset", "model").filter(name=str(name).strip()).first()
-    if row is None and str(name).isdecimal() and len(str(name)) < 19:
-        row = RunTemplate.objects.select_related("dataset", "model").filter(pk=int(name)).first()
+    if row is None and (number := row_id(str(name))) is not None:
+        row = RunTemplate.objects.select_related("dataset", "model").filter(pk=number).first()
     if row is None:
         known = ", ".join(RunTemplate.objects.values_list("name", flat=True)[:10]) or "none"
         raise NotFoundError(f"There is no run template {name!r}. Saved are: {known}.")
@@ -127,9 +127,13 @@ def save(
 def save_run(actor: Actor, run: Run, *, name: str, description: str = "") -> RunTemplate:
     """Makes a template of an existing run."""
     return save(
-        actor, name=name, description=description, config=settings_of(run), model=run.model.name,
-        dataset=run.dataset_id,
-    )  # fmt: skip
+        actor, name=name, description=description, config=settings_of(run), model=start_of(run), dataset=run.dataset_id
+    )
+
+
+def start_of(run: Run) -> str:
+    """The model that a run like this one names; none where its chain knows what the next one starts from."""
+    return "" if run.chain else run.model.name
 
 
 def settings_of(run: Run) -> dict[str, dict[str, Any]]:
@@ -181,8 +185,7 @@ def facts(row: RunTemplate) -> dict[str, Any]:
 def _changeable(actor: Actor, template_id: int) -> RunTemplate:
     actor.require(Role.USE)
     row = get(template_id)
-    if not actor.may_change(row.created_by):
-        raise ForbiddenError(f"The template {row.name} belongs to {row.created_by}: only they or an admin change it.")
+    actor.require_owner(f"The template {row.name}", row.created_by)
     return row
 
 
@@ -250,16 +253,11 @@ def _checked_config(given: Any) -> dict[str, dict[str, Any]]:
     for section, name in LEFT_OUT:
         if isinstance(left.get(section), dict):
             left[section].pop(name, None)
-    try:
-        parsed = parse_config(left)
-        load_profile(parsed.profile.name, system_prompt=parsed.profile.system_prompt, options=parsed.profile.options)
-    except ConfigError as error:
-        faults = tuple(FieldFault(f"config.{fault.path}", fault.message) for fault in error.faults)
-        raise InvalidInputError("; ".join(f"{fault.path}: {fault.message}" for fault in faults), faults) from error
-    except UnknownProfileError as error:
-        raise InvalidInputError(str(error), (FieldFault("config.profile.name", str(error)),)) from error
-    except BrokenProfileError as error:
-        raise InvalidInputError(str(error), (FieldFault("config.profile.options", str(error)),)) from error
+    parsed = config_faults.parsed(left)
+    asked = parsed.profile
+    config_faults.profile_of(
+        asked.name, system_prompt=asked.system_prompt, options=asked.options, path="config.profile.name"
+    )
     return _with_asked_share(chosen(to_dict(parsed)), left)
 
 

@@ -7,26 +7,23 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
-from controlplane.live.announce import last_seq
+from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
 from controlplane.models import Dataset, Job, LanguageModel, Run
 from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.jobs import Desired, Kind, Status
 from controlplane.models.language_models import ModelState
-from controlplane.services import chains, curves, datasets, jobs, models
+from controlplane.services import chains, config_faults, datasets, jobs, models, versions
 from controlplane.services import checkpoints as checkpoint_files
 from controlplane.services.access import audit
 from controlplane.services.run_facts import checkpoints, facts
 
 __all__ = [
     "check", "checkpoints", "create", "delete", "facts", "get", "list_runs", "pause", "register_checkpoint", "resume",
-    "series", "stop",
+    "stop",
 ]  # fmt: skip
-from training.config.loader import ConfigError, parse_config, to_dict
-from training.profiles.base import BrokenProfileError, UnknownProfileError, load_profile
-
-MAX_POINTS = 20_000
+from training.config.loader import to_dict
+from training.config.schedule import held_out
 
 
 def create(
@@ -117,18 +114,9 @@ def _whole_config(given: dict[str, Any], data: Dataset, model: LanguageModel, pr
     for section, values in implied.items():
         if isinstance(merged.setdefault(section, {}), dict):
             merged[section] = {**values, **merged[section]}
-    try:
-        parsed = parse_config(merged)
-    except ConfigError as error:
-        faults = tuple(FieldFault(f"config.{fault.path}", fault.message) for fault in error.faults)
-        raise InvalidInputError("; ".join(f"{fault.path}: {fault.message}" for fault in faults), faults) from error
-    try:
-        asked = parsed.profile
-        load_profile(asked.name, system_prompt=asked.system_prompt, options=asked.options)
-    except UnknownProfileError as error:
-        raise InvalidInputError(str(error), (_fault("profile", str(error)),)) from error
-    except BrokenProfileError as error:
-        raise InvalidInputError(str(error), (_fault("config.profile.options", str(error)),)) from error
+    parsed = config_faults.parsed(merged)
+    asked = parsed.profile
+    config_faults.profile_of(asked.name, system_prompt=asked.system_prompt, options=asked.options)
     whole = to_dict(parsed)
     _refuse_contradictions(whole, data, model)
     return whole
@@ -155,14 +143,32 @@ def _refuse_contradictions(whole: dict[str, Any], data: Dataset, model: Language
         raise InvalidInputError(message, (_fault("config.output.output_dir", message),))
     if whole["data"]["eval_dataset"]:
         whole["data"]["eval_dataset"] = str(_ready_dataset(whole["data"]["eval_dataset"]).pk)
+    held = whole["data"]["eval_dataset"] or held_out(data.examples or 0, whole["data"]["eval_fraction"])
+    if whole["monitoring"]["evaluate_checkpoints"] and not held:
+        message = "evaluate_checkpoints needs rows that are held out: raise data.eval_fraction or name an eval_dataset."
+        raise InvalidInputError(message, (_fault("config.monitoring.evaluate_checkpoints", message),))
     if whole["environment"]["num_nodes"] != 1:
         message = "A run trains on one host: leave environment.num_nodes at 1."
         raise InvalidInputError(message, (_fault("config.environment.num_nodes", message),))
     taken = whole["output"]["register_as"]
-    if taken and LanguageModel.objects.filter(name=taken).exists():
+    if taken:
+        _check_name(taken)
+
+
+def _check_name(name: str) -> None:
+    """Whether the run's model may be called so."""
+    path = "config.output.register_as"
+    try:
+        models.check_name(name)
+    except InvalidInputError as error:
+        raise InvalidInputError(error.message, (_fault(path, error.message),)) from error
+    if len(name) > versions.LONGEST_FAMILY:
+        message = f"output.register_as has at most {versions.LONGEST_FAMILY} characters."
+        raise InvalidInputError(message, (_fault(path, message),))
+    if not versions.may_follow(name):
         raise InvalidInputError(
-            f"There is already a model {taken!r}: choose another output.register_as.",
-            (_fault("config.output.register_as", "taken"),),
+            f"There is already a model {name!r}, and no run has made it: choose another output.register_as.",
+            (_fault(path, "taken"),),
         )
 
 
@@ -181,22 +187,6 @@ def list_runs(limit: int = 50, before_id: int | None = None) -> list[Run]:
     if before_id:
         rows = rows.filter(pk__lt=before_id)
     return list(rows[: max(1, min(limit, 500))])
-
-
-def series(
-    run: Run, keys: list[str] | None = None, after_step: int | None = None, max_points: int = 2000
-) -> dict[str, Any]:
-    """The curves of a run. `last_seq` is read first: what a socket brings behind it may be here already, never less."""
-    if not 2 <= max_points <= MAX_POINTS:
-        raise InvalidInputError(f"max_points must lie between 2 and {MAX_POINTS}.")
-    seq = last_seq(f"run:{run.pk}")
-    known = curves.keys(run)
-    wanted = known if keys is None else [key for key in keys if key in known]
-    return {
-        "series": curves.read(run, wanted, after_step, max_points),
-        "last_step": curves.last_step(run),
-        "last_seq": seq,
-    }
 
 
 def stop(actor: Actor, run_id: int, mode: str = "save") -> Run:
@@ -234,8 +224,7 @@ def register_checkpoint(actor: Actor, run_id: int, step: int, name: str) -> Lang
 def delete(actor: Actor, run_id: int) -> None:
     """Takes a run that has ended off the books, with its checkpoints and logs; its models stay."""
     run = get(run_id)
-    if not actor.may_change(run.created_by):
-        raise ForbiddenError(f"Run {run_id} belongs to {run.created_by}: only they or an admin may delete it.")
+    actor.require_owner(f"Run {run_id}", run.created_by)
     if not run.job.has_ended:
         raise ConflictError(f"Run {run_id} is {run.job.status}: stop it first.")
     with transaction.atomic():

@@ -19,8 +19,10 @@ from controlplane.live.announce import publish
 from controlplane.models import Gpu, Host, PowerSchedule
 from controlplane.models.access import Actor, Role
 from controlplane.models.alerts import Severity
-from controlplane.services import alerts, health, power
+from controlplane.moments import iso
+from controlplane.services import alerts, health, power, power_agent, power_profiles
 from controlplane.services.access import audit
+from controlplane.services.power_profiles import label
 
 RULE = "power_schedule"
 RETRY_SECONDS = 600
@@ -127,7 +129,7 @@ def apply_due(now: datetime | None = None) -> None:
     _mark(rows, now)
     if not rows:
         return
-    for gpu in power.readable():
+    for gpu in power_agent.readable():
         due = verdict(rows, gpu, now)
         if due is not None and _is_due(gpu, due, now):
             _carry_out(gpu, rows)
@@ -135,7 +137,7 @@ def apply_due(now: datetime | None = None) -> None:
 
 def _is_due(gpu: Gpu, due: Verdict, now: datetime) -> bool:
     """Whether nobody has set the card since the edge. A press that was refused is none; who refused is asked later."""
-    accepted, latest = power.accepted_at(gpu), now + timedelta(seconds=FUTURE_SECONDS)
+    accepted, latest = power_agent.accepted_at(gpu), now + timedelta(seconds=FUTURE_SECONDS)
     if accepted is not None and due.since <= accepted <= latest:  # later ones: the clock has been put back since
         return False
     tried, answer = gpu.power_set_at, gpu.power_answer or {}
@@ -147,18 +149,18 @@ def _is_due(gpu: Gpu, due: Verdict, now: datetime) -> bool:
 
 def _carry_out(gpu: Gpu, rows: list[PowerSchedule]) -> None:
     """Sets what is due, judged once more: setting the cards before this one has taken its time, and people press."""
-    with power.alone_with(gpu) as row:
+    with power_agent.alone_with(gpu) as row:
         now = timezone.now()
         due = verdict(rows, row, now) if row is not None else None
         if row is None or due is None or not _is_due(row, due, now):
             return
         outcome = power.set_held(_actor(due.schedule), row, due.profile)
     if outcome["set"]:
-        alerts.end(RULE, power.label(gpu))
+        alerts.end(RULE, label(gpu))
         return
-    message = f"The schedule {describe(due.schedule)} can't set {due.profile} on {power.label(gpu)}: "
+    message = f"The schedule {describe(due.schedule)} can't set {due.profile} on {label(gpu)}: "
     alerts.fire(
-        RULE, power.label(gpu), Severity.WARNING, message + str(outcome["reason"]), fix=outcome["fix"] or "",
+        RULE, label(gpu), Severity.WARNING, message + str(outcome["reason"]), fix=outcome["fix"] or "",
         url="/power/",
     )  # fmt: skip
 
@@ -262,7 +264,7 @@ def facts(row: PowerSchedule) -> dict[str, Any]:
         "profile": row.profile, "profile_after": row.profile_after, "begins": f"{row.begins:%H:%M}",
         "until": f"{row.until:%H:%M}", "days": row.days, "is_enabled": row.is_enabled,
         "in_force": row.is_enabled and current_window(row, timezone.now()) is not None,
-        "next_change_at": edge.isoformat() if edge else None, "created_by": row.created_by,
+        "next_change_at": iso(edge), "created_by": row.created_by,
         "created_at": row.created_at.isoformat(),
     }  # fmt: skip
 
@@ -270,7 +272,7 @@ def facts(row: PowerSchedule) -> dict[str, Any]:
 def scope(row: PowerSchedule) -> str:
     """Which cards it is about, in words."""
     if row.gpu is not None:
-        return power.label(row.gpu)
+        return label(row.gpu)
     return f"every GPU of {row.host.name}" if row.host is not None else "every GPU"
 
 
@@ -287,8 +289,8 @@ def describe(row: PowerSchedule) -> str:
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
     """The model's fields. Raises InvalidInputError, naming the field."""
-    power.named(str(values.get("profile")))
-    power.named(str(values["profile_after"]), "profile_after")
+    power_profiles.named(str(values.get("profile")))
+    power_profiles.named(str(values["profile_after"]), "profile_after")
     begins, until = _time(values.get("begins"), "begins"), _time(values.get("until"), "until")
     if begins == until:
         raise InvalidInputError(

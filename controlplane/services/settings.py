@@ -65,7 +65,28 @@ DEFAULTS: dict[str, Definition] = {
     "serving.check_prompt": Definition(
         "Say hello.", "What an engine is asked before it takes the place of the active one."
     ),
+    "generate.max_concurrent": Definition(
+        4, "How many generations (POST /api/generate) one model answers at a time, beside its chats.", "", 1, 64
+    ),
+    "generate.max_waiting": Definition(
+        1000, "How many generations may wait; from then on a new one is refused with 503.", "", 1, 100_000
+    ),
+    "generate.keep_days": Definition(
+        30, "How long a generation that has ended is kept with its text; 0: for good.", "days", 0, 36500
+    ),
     "serving.ready_timeout_seconds": Definition(300, "How long an engine may take to become ready.", "s", 10, 7200),
+    "serving.wait_seconds": Definition(
+        120, "How long a request waits for an engine that is on its way before it is refused with 503.", "s", 0, 3600
+    ),
+    "serving.max_waiting": Definition(
+        64, "How many requests may wait for engines at once; from then on they are refused with 503.", "", 0, 10_000
+    ),
+    "chat.keep_days": Definition(
+        0, "How long a conversation of the chat page is kept after its last message; 0: for good.", "days", 0, 36500
+    ),
+    "usage.keep_minutes_days": Definition(
+        14, "How long the speed of answers is kept by the minute; by the day it is kept for good.", "days", 1, 365
+    ),
     "storage.resume_when_room": Definition(
         True, "Whether a run that paused before the disk was full goes on by itself when there is room again."
     ),
@@ -77,6 +98,7 @@ DEFAULTS: dict[str, Definition] = {
         "03:30", "At which time of day (local) a snapshot is taken. Empty: only when asked.", check=check_time
     ),
     "snapshots.keep": Definition(7, "How many snapshots are kept.", "", 1, 1000),
+    "snapshots.datasets": Definition(True, "Whether a snapshot holds the datasets that are ready."),
     "snapshots.database": Definition(True, "Whether a snapshot holds a copy of the data base, where that is SQLite."),
     "clean.min_age_hours": Definition(
         24, "How old what nobody owns must be before cleaning takes it away.", "h", 1, 8760

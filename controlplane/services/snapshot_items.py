@@ -1,32 +1,40 @@
-"""What a snapshot holds, and how it becomes rows again. Runs in the duty `inner jobs` of the web process.
+"""What a snapshot holds. Runs in the duty `inner jobs` of the web process.
 
-Every model that is ready; of each run the last checkpoint, the best one and those that are kept; and the data base,
-where it is SQLite's file. Datasets are not in it: they are their owners' files.
+Every model that is ready; of each run the last checkpoint, the best one and those that are kept; every dataset that is
+ready (`snapshots.datasets`); and the data base, where it is SQLite's file (`snapshots.database`).
 """
 
 import contextlib
 import json
+import os
 import sqlite3
+import stat
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from django.db import connection, transaction
-from django.utils.dateparse import parse_datetime
+from django.db import connection
 
-from controlplane.errors import ConflictError, NotFoundError
-from controlplane.live.announce import publish
-from controlplane.models import Checkpoint, LanguageModel, Run
-from controlplane.models.jobs import Status
+from controlplane.models import Checkpoint, Dataset, LanguageModel, Run
+from controlplane.models.datasets import DatasetStatus
 from controlplane.models.language_models import ModelState
-from controlplane.services import checkpoints, models, run_facts
+from controlplane.services import checkpoints, run_facts, settings
+from monitoring.files import EXPORTS_FOLDER
 
 MODEL_FIELDS = (
     "name", "source", "hub_id", "kind", "architecture", "parameters", "dtype", "size_bytes", "facts", "tags", "profile",
     "checkpoint_step", "created_by",
 )  # fmt: skip
+LATER_MODEL_FIELDS = ("family", "version")
+"""What older snapshots don't have."""
+
+DATASET_FIELDS = (
+    "name", "version", "filename", "sha256", "bytes", "examples", "report", "reason", "eval_fraction", "rejected_rows",
+    "generator", "generator_version", "parents", "created_by",
+)  # fmt: skip
 DATABASE_FILE = "db.sqlite3"
+NO_PART = ("keep.", f"{EXPORTS_FOLDER}/")
+"""Marks, and what a model can be exported to again."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +48,55 @@ class Item:
     facts: dict[str, Any] = field(default_factory=dict)
     held: Checkpoint | None = None
 
-    def files(self) -> dict[str, Path]:
-        """Its files by their path in it; marks are no part of it."""
-        found = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
-        named = {path.relative_to(self.folder).as_posix(): path for path in found}
-        return {name: path for name, path in named.items() if not name.startswith("keep.")}
 
-    def known_hashes(self) -> dict[str, str]:
-        """The SHA-256 that each file had when it was written, as far as that was noted then."""
-        known: dict[str, str] = {}
-        for note, of in (("manifest.json", _of_manifest), ("pilothouse.json", _of_facts)):
-            try:
-                known |= of(json.loads((self.folder / note).read_bytes()))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue  # no such note, or a torn one: the files are hashed as they are
-        return known
+@dataclass(frozen=True)
+class File:
+    """A file of an item; `sha256` is the hash that it had when it was written, None where that was not noted then."""
+
+    path: Path
+    bytes: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """An item with what lay in it at one look: its files by their path in it, and the names of those that have gone."""
+
+    item: Item
+    files: dict[str, File]
+    missing: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all its files."""
+        return sum(file.bytes for file in self.files.values())
+
+
+def read(item: Item) -> Contents:
+    """Looks into an item's folder, once. What goes meanwhile is left out; marks and exports are no part of it."""
+    noted, files = _noted(item), dict[str, File]()
+    for folder, _, names in os.walk(item.folder):
+        for name in names:
+            path = Path(folder) / name
+            shown = path.relative_to(item.folder).as_posix()
+            with contextlib.suppress(FileNotFoundError):
+                facts = path.stat()
+                if stat.S_ISREG(facts.st_mode) and not shown.startswith(NO_PART):
+                    files[shown] = File(path, facts.st_size, noted.get(shown))
+    return Contents(item, dict(sorted(files.items())), tuple(sorted(set(noted) - set(files))))
+
+
+def _noted(item: Item) -> dict[str, str]:
+    """The SHA-256 that each file had when it was written, as far as that was noted then."""
+    if item.kind == "dataset":
+        return {path.name: str(item.facts["sha256"]) for path in item.folder.glob("source.*")}
+    noted: dict[str, str] = {}
+    for note, of in (("manifest.json", _of_manifest), ("pilothouse.json", _of_facts)):
+        try:
+            noted |= of(json.loads((item.folder / note).read_bytes()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue  # no such note, or a torn one: the files are hashed as they are
+    return noted
 
 
 def _of_manifest(value: Any) -> dict[str, str]:
@@ -68,24 +110,29 @@ def _of_facts(value: Any) -> dict[str, str]:
 # --- What there is ----------------------------------------------------------------------------------------------------
 
 
-def collect(scratch: Path, *, with_database: bool) -> list[Item]:
+def collect(scratch: Path) -> list[Item]:
     """What a snapshot taken now holds; a copy of the data base is put into `scratch`."""
-    items = [
-        _model_item(model) for model in LanguageModel.objects.filter(state=ModelState.READY).order_by("created_at")
-    ]
+    ready = LanguageModel.objects.filter(state=ModelState.READY).select_related("dataset", "run")
+    items = [_model_item(model) for model in ready.order_by("created_at")]
     for run in Run.objects.order_by("id"):
         best = run_facts.best_step(run)
         rows = list(run.checkpoints.filter(gone_at=None).order_by("step"))
         chosen = [row for row in rows if row == rows[-1] or row.step == best or checkpoints.is_kept(row)]
         items += [_checkpoint_item(run, row) for row in chosen]
-    if with_database and (path := database_file()) is not None:
+    if settings.get("snapshots.datasets"):
+        items += [_dataset_item(row) for row in Dataset.objects.filter(status=DatasetStatus.READY).order_by("id")]
+    if settings.get("snapshots.database") and (path := database_file()) is not None:
         items.append(_database_item(path, scratch))
     return [item for item in items if item.folder.is_dir()]
 
 
 def _model_item(model: LanguageModel) -> Item:
-    facts = {name: getattr(model, name) for name in MODEL_FIELDS}
-    facts |= {"base": str(model.base_id) if model.base_id else None, "created_at": model.created_at.isoformat()}
+    facts = {name: getattr(model, name) for name in (*MODEL_FIELDS, *LATER_MODEL_FIELDS)}
+    facts |= {
+        "base": str(model.base_id) if model.base_id else None, "created_at": model.created_at.isoformat(),
+        "dataset_sha256": model.dataset.sha256 if model.dataset else None,
+        "run": {"id": model.run.pk, "name": model.run.name} if model.run else None,
+    }  # fmt: skip
     return Item(f"model/{model.uuid}", "model", model.name, model.folder, facts)
 
 
@@ -96,6 +143,11 @@ def _checkpoint_item(run: Run, row: Checkpoint) -> Item:
     }  # fmt: skip
     title = f"run {run.pk} · {run.name}, step {row.step}"
     return Item(f"checkpoint/{run.pk}/{row.step}", "checkpoint", title, checkpoints.folder_of(row), facts, row)
+
+
+def _dataset_item(row: Dataset) -> Item:
+    facts = {name: getattr(row, name) for name in DATASET_FIELDS} | {"created_at": row.created_at.isoformat()}
+    return Item(f"dataset/{row.sha256}", "dataset", str(row), row.folder, facts)
 
 
 def database_file() -> Path | None:
@@ -118,68 +170,3 @@ def copy_database(source: Path, target: Path) -> None:
         contextlib.closing(sqlite3.connect(target)) as writer,
     ):
         reader.backup(writer)
-
-
-# --- Back again -------------------------------------------------------------------------------------------------------
-
-
-def place_of(item: dict[str, Any], home: Path, snapshot: str) -> Path:
-    """Where an item is restored to. Raises ConflictError where it is there already or doesn't fit what is there."""
-    kind, facts = item["kind"], item["facts"]
-    if kind == "model":
-        place = home / "models" / str(UUID(item["key"].removeprefix("model/")))
-        _check_model(item)
-    elif kind == "checkpoint":
-        place = _run_of(facts).folder / "checkpoints" / f"step-{int(facts['step'])}"
-    else:
-        place = home / "backups" / f"database-{snapshot}"
-    if place.exists():
-        raise ConflictError(f"{item['title']} is there already, at {place}. Delete it first, or leave it as it is.")
-    return place
-
-
-def _check_model(item: dict[str, Any]) -> None:
-    facts, uuid = item["facts"], UUID(item["key"].removeprefix("model/"))
-    if LanguageModel.objects.filter(name=facts["name"]).exclude(uuid=uuid).exists():
-        raise ConflictError(f"Another model is called {facts['name']} now. Delete or rename that one first.")
-    if facts["base"] and not LanguageModel.objects.filter(uuid=UUID(facts["base"]), state=ModelState.READY).exists():
-        raise ConflictError(f"{facts['name']} needs its base, which is not here. Restore that model first.")
-
-
-def _run_of(facts: dict[str, Any]) -> Run:
-    run = Run.objects.select_related("job").filter(pk=facts["run"], name=facts["run_name"]).first()
-    if run is None:
-        raise NotFoundError(
-            f"Run {facts['run']} · {facts['run_name']} is not on the books any more: a checkpoint goes back to its run."
-        )
-    if run.job.status in (Status.RUNNING, Status.PENDING):
-        raise ConflictError(f"Run {run.pk} is {run.job.status}: pause it, or wait for its end, then restore.")
-    return run
-
-
-def check_names(item: dict[str, Any]) -> None:
-    """Raises ConflictError where a name in a manifest would lead out of its folder."""
-    for name in item["files"]:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0].startswith("keep."):
-            raise ConflictError(f"The snapshot names a file {name!r}, which has no place in {item['title']}.")
-
-
-def register(item: dict[str, Any]) -> None:
-    """Makes the row of an item whose files are back."""
-    facts = item["facts"]
-    if item["kind"] == "model":
-        with transaction.atomic():
-            values = {name: facts[name] for name in MODEL_FIELDS} | {"base_id": facts["base"] and UUID(facts["base"])}
-            values |= {"state": ModelState.READY, "error": "", "created_at": parse_datetime(facts["created_at"])}
-            uuid = UUID(item["key"].removeprefix("model/"))
-            model, _ = LanguageModel.objects.update_or_create(uuid=uuid, defaults=values)
-            publish("models", "status", models.facts(model))
-    elif item["kind"] == "checkpoint":
-        with transaction.atomic():
-            run = _run_of(facts)
-            values = {name: facts[name] for name in ("bytes", "loss", "eval_loss", "manifest_sha256")}
-            values["path"] = f"checkpoints/step-{int(facts['step'])}"  # where its files were put, whatever was written
-            values |= {"created_at": parse_datetime(facts["created_at"]), "gone_at": None}
-            row, _ = Checkpoint.objects.update_or_create(run=run, step=facts["step"], defaults=values)
-            publish(f"run:{run.pk}", "checkpoint", run_facts.checkpoint(row, run_facts.best_step(run)))

@@ -10,7 +10,6 @@ fsspec's configuration file's.
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from controlplane.errors import ConflictError, NotFoundError, PilothouseError, UnavailableError
+from controlplane.services.disk_room import require_room
 from monitoring.files import HASH_BLOCK_BYTES
 
 NAME = re.compile(r"\d{8}T\d{6}Z")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-SPARE_BYTES = 1 << 30
 Told = Callable[[int], None]
 """Is told how many bytes more are done."""
 
@@ -93,11 +92,9 @@ class SnapshotStore:
             return
         with self._reaching():
             self._fs.makedirs(self._root, exist_ok=True)
-            free = shutil.disk_usage(self._root).free
-        if free < needed_bytes + SPARE_BYTES:
-            raise UnavailableError(
-                f"The disk of {self.address} has {free / 1e9:.1f} GB left; this snapshot needs "
-                f"{(needed_bytes + SPARE_BYTES) / 1e9:.1f} GB. Free some, or keep fewer (snapshots.keep).", 60
+            require_room(
+                Path(self._root), needed_bytes, "this snapshot",
+                "Free some, keep fewer (snapshots.keep), or leave datasets out (snapshots.datasets).",
             )  # fmt: skip
 
     def put(self, source: Path, sha256: str, told: Told) -> None:

@@ -1,38 +1,34 @@
-"""Snapshots of models and checkpoints: taken daily or when asked, kept so many, restored. Runs in the web process.
+"""Snapshots of models, checkpoints and datasets: taken daily or when asked, restored. Runs in the web process.
 
 What is the same as in an earlier snapshot isn't copied again (`snapshot_store`). What is copied is read back and
 compared with the hash that it had when it was written, so a damaged file is told and never offered.
 """
 
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from django.conf import settings as django_settings
 from django.db import transaction
 from django.utils import timezone
 
-from controlplane.errors import ConflictError, NotFoundError, UnavailableError
+from controlplane.errors import ConflictError, NotFoundError
 from controlplane.models import Job
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import ENDED, Kind
-from controlplane.services import checkpoints, jobs, settings, snapshot_items
+from controlplane.services import checkpoints, jobs, settings, snapshot_items, snapshot_return
 from controlplane.services.access import audit
+from controlplane.services.disk_room import FREE_SOME, require_room
 from controlplane.services.home_lock import alone
 from controlplane.services.job_progress import JobProgress
-from controlplane.services.snapshot_items import Item
+from controlplane.services.snapshot_items import Contents, Item
+from controlplane.services.snapshot_looks import within_deadline
 from controlplane.services.snapshot_store import DamagedError, Snapshot, SnapshotStore
 from monitoring.files import publish_folder, sha256_of
-
-Found = TypeVar("Found")
-LOOK_SECONDS = 15.0
-SPARE_BYTES = 1 << 30
 
 
 def address() -> str:
@@ -65,7 +61,7 @@ def queue_restore(actor: Actor, name: str, key: str) -> Job:
     actor.require(Role.ADMIN)
     snapshot = get(name)
     item = _item(snapshot, key)
-    snapshot_items.place_of(item, Path(django_settings.HOME), name)
+    snapshot_return.place_of(item, Path(django_settings.HOME), name)
     config = {"action": "restore", "snapshot": name, "item": key}
     return jobs.create(actor, Kind.BACKUP, f"Restore {item['title']} of {name}", config)
 
@@ -91,8 +87,7 @@ def _open() -> Job | None:
 
 def list_snapshots() -> list[dict[str, Any]]:
     """{"name", "created_at", "items", "bytes", "fault"} of each, the newest first. A torn one has a fault."""
-
-    return _within_deadline(lambda place: [_facts(place, name) for name in reversed(place.names())])
+    return within_deadline(address(), lambda place: [_facts(place, name) for name in reversed(place.names())])
 
 
 def _facts(place: SnapshotStore, name: str) -> dict[str, Any]:
@@ -106,19 +101,7 @@ def _facts(place: SnapshotStore, name: str) -> dict[str, Any]:
 
 def get(name: str) -> Snapshot:
     """One snapshot with its items. Raises NotFoundError, DamagedError, UnavailableError."""
-    return _within_deadline(lambda place: place.read(name))
-
-
-def _within_deadline(look: Callable[[SnapshotStore], Found]) -> Found:
-    """An address that hangs (a dead share, a cloud) costs a request LOOK_SECONDS and no more."""
-    where = address()
-    pool = ThreadPoolExecutor(1, "snapshots")
-    try:
-        return pool.submit(lambda: look(SnapshotStore(where))).result(LOOK_SECONDS)
-    except TimeoutError as error:
-        raise UnavailableError(f"The snapshots' address has not answered within {LOOK_SECONDS:.0f} s.", 60) from error
-    finally:
-        pool.shutdown(wait=False)
+    return within_deadline(address(), lambda place: place.read(name))
 
 
 # --- Taking -----------------------------------------------------------------------------------------------------------
@@ -132,19 +115,19 @@ def take(*, job_id: int | None = None) -> dict[str, Any]:
 
 def _take(place: SnapshotStore, job_id: int | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=Path(django_settings.HOME) / "tmp", prefix="snapshot-") as scratch:
-        items = snapshot_items.collect(Path(scratch), with_database=settings.get("snapshots.database"))
+        found = [snapshot_items.read(item) for item in snapshot_items.collect(Path(scratch))]
         held = place.blobs()
-        progress = JobProgress(job_id, sum(path.stat().st_size for item in items for path in item.files().values()))
-        place.require_room(_missing_bytes(items, held))
+        progress = JobProgress(job_id, sum(contents.size_bytes for contents in found))
+        place.require_room(_missing_bytes(found, held))
         taken: list[dict[str, Any]] = []
         skipped: list[dict[str, str]] = []
         before = sum(held.values())
-        for item in items:
+        for contents in found:
             try:
-                with _held(item):
-                    taken.append(_copy(place, item, held, progress))
+                with _held(contents.item):
+                    taken.append(_copy(place, contents, held, progress))
             except (DamagedError, NotFoundError, FileNotFoundError) as error:
-                skipped.append({"item": item.title, "reason": str(error)})
+                skipped.append({"item": contents.item.title, "reason": str(error)})
     snapshot = Snapshot(_new_name(place), datetime.now(UTC).isoformat(), taken)
     place.write(snapshot)
     copied = sum(held.values()) - before
@@ -170,34 +153,26 @@ def _held(item: Item) -> Iterator[None]:
         checkpoints.unmark(item.held, checkpoints.SNAPSHOT)
 
 
-def _missing_bytes(items: list[Item], held: dict[str, int]) -> int:
+def _missing_bytes(found: list[Contents], held: dict[str, int]) -> int:
     """At most so much will be copied: a file whose hash was noted and is there already will not be."""
-    return sum(
-        path.stat().st_size
-        for item in items
-        for known in [item.known_hashes()]
-        for name, path in item.files().items()
-        if known.get(name) not in held
-    )
+    return sum(file.bytes for contents in found for file in contents.files.values() if (file.sha256 or "") not in held)
 
 
-def _copy(place: SnapshotStore, item: Item, held: dict[str, int], progress: JobProgress) -> dict[str, Any]:
-    known, present = item.known_hashes(), item.files()
-    files: dict[str, dict[str, Any]] = {}
-    if missing := sorted(set(known) - set(present)):
-        raise DamagedError(f"{', '.join(missing[:3])} of {item.title} is missing: it was not copied.")
-    for name, path in present.items():
-        size = path.stat().st_size
-        sha256 = known.get(name) or sha256_of(path)
-        if held.get(sha256) == size:
-            progress.add(size, item.title)
+def _copy(place: SnapshotStore, contents: Contents, held: dict[str, int], progress: JobProgress) -> dict[str, Any]:
+    item, files = contents.item, dict[str, dict[str, Any]]()
+    if contents.missing:
+        raise DamagedError(f"{', '.join(contents.missing[:3])} of {item.title} is missing: it was not copied.")
+    for name, file in contents.files.items():
+        sha256 = file.sha256 or sha256_of(file.path)
+        if held.get(sha256) == file.bytes:
+            progress.add(file.bytes, item.title)
         else:
-            place.put(path, sha256, lambda done: progress.add(done, item.title))
-            held[sha256] = size
-        files[name] = {"bytes": size, "sha256": sha256}
-    total = sum(file["bytes"] for file in files.values())
+            place.put(file.path, sha256, lambda done: progress.add(done, item.title))
+            held[sha256] = file.bytes
+        files[name] = {"bytes": file.bytes, "sha256": sha256}
     return {
-        "key": item.key, "kind": item.kind, "title": item.title, "bytes": total, "facts": item.facts, "files": files,
+        "key": item.key, "kind": item.kind, "title": item.title, "bytes": contents.size_bytes, "facts": item.facts,
+        "files": files,
     }  # fmt: skip
 
 
@@ -238,14 +213,9 @@ def restore(name: str, key: str, *, job_id: int | None = None) -> dict[str, Any]
     """
     place, home = store(), Path(django_settings.HOME)
     item = _item(place.read(name), key)
-    snapshot_items.check_names(item)
-    final = snapshot_items.place_of(item, home, name)
-    free = shutil.disk_usage(home).free
-    if free < item["bytes"] + SPARE_BYTES:
-        raise UnavailableError(
-            f"The disk of {home} has {free / 1e9:.1f} GB left; restoring {item['title']} needs "
-            f"{(item['bytes'] + SPARE_BYTES) / 1e9:.1f} GB. Free some (Settings, Storage).", 60
-        )  # fmt: skip
+    snapshot_return.check_names(item)
+    final = snapshot_return.place_of(item, home, name)
+    require_room(home, item["bytes"], f"restoring {item['title']}", FREE_SOME)
     progress = JobProgress(job_id, item["bytes"])
     with tempfile.TemporaryDirectory(dir=home / "tmp", prefix="restore-") as scratch:
         folder = Path(scratch) / "item"
@@ -257,7 +227,11 @@ def restore(name: str, key: str, *, job_id: int | None = None) -> dict[str, Any]
             publish_folder(folder, final)
         except FileExistsError as error:
             raise ConflictError(f"{item['title']} has just come back by another way.") from error
-    snapshot_items.register(item)
+        try:
+            snapshot_return.register(item)
+        except BaseException:
+            final.rename(Path(scratch) / "refused")  # files without a row would be in the way of the next try
+            raise
     with transaction.atomic():
         audit(SYSTEM, "snapshot.restore", key, snapshot=name, bytes=item["bytes"])
     return {"snapshot": name, "item": key, "path": str(final), "bytes": item["bytes"]}

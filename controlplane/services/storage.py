@@ -16,6 +16,7 @@ from typing import Any
 from django.conf import settings as django_settings
 
 from controlplane.models import Dataset, Job, LanguageModel, Run
+from controlplane.row_ids import row_id
 from controlplane.services.disk_walk import Size, measure
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ def _named(places: list[Place]) -> list[dict[str, Any]]:
     """What people call them: `ref` is a model's name, or a dataset's, run's or job's number; None: nobody owns it."""
     last = {place.name: place.name.rpartition("/")[2] for place in places}
     names = set(last.values())
-    numbers = [int(name) for name in names if name.isascii() and name.isdecimal() and len(name) < 19]
+    numbers = [number for name in names if (number := row_id(name)) is not None]
     models = {str(row.uuid): row for row in LanguageModel.objects.filter(uuid__in=[n for n in names if len(n) == 36])}
     datasets = {row.sha256: row for row in Dataset.objects.filter(sha256__in=[n for n in names if len(n) == 64])}
     runs, jobs = Run.objects.in_bulk(numbers), Job.objects.in_bulk(numbers)

@@ -11,7 +11,8 @@ from django.db import transaction
 
 from controlplane.models import Gpu, PowerSweep
 from controlplane.models.access import Actor, Role
-from controlplane.services import hosts, power, sweeps
+from controlplane.moments import iso
+from controlplane.services import hosts, power, power_agent, power_profiles, sweeps
 from controlplane.services.access import audit
 
 
@@ -51,7 +52,7 @@ def before(card: Gpu) -> dict[str, Any]:
 
 
 def _set_at(card: Gpu) -> str | None:
-    return card.power_set_at.isoformat() if card.power_set_at else None
+    return iso(card.power_set_at)
 
 
 def _taken(sweep: PowerSweep, row: Gpu) -> str:
@@ -81,20 +82,20 @@ def set_profile(sweep: PowerSweep, profile: str) -> float:
     card = card_of(sweep)
     if card is None:
         raise _vanished(sweep)
-    with power.alone_with(card) as row:
+    with power_agent.alone_with(card) as row:
         if row is None:
             raise _vanished(sweep)
         refuse_taken(sweep, row)
-        watts, held = power.profiles(row)[profile], power.held_watts(row)
+        watts, held = power_profiles.watts_by_profile(row)[profile], power_profiles.held_watts(row)
         if watts is None:
             raise ProfileFaultError("The card doesn't tell its default power limit.")
         if held is not None and held < watts:
             raise ProfileFaultError(f"The thermal guard holds it at {held:g} W.")
         was_asked = sweep.config["asked"]
         sweeps.keep(sweep, asked=True)  # before it is: this process may end in between
-        answer = power.ask_watts(row, watts)
+        answer = power_agent.ask_watts(row, watts)
         with transaction.atomic():
-            audit(actor(sweep), "power.set", power.label(row), profile=profile, **answer)
+            audit(actor(sweep), "power.set", power_profiles.label(row), profile=profile, **answer)
             if answer["set"]:
                 told = {**(row.power_answer or {}), **answer, "profile": profile, "by": f"sweep {sweep.pk}"}
                 power.store_limit(row, answer, power_profile=profile, power_answer=told)
@@ -118,11 +119,11 @@ def put_back(sweep: PowerSweep) -> PutBack:
         return PutBack(is_done=True)
     if not card.host.reading.get("gpu_fault") and card not in hosts.gpus_of(card.host):
         return PutBack(is_done=True, sentence="The GPU has vanished, so its power was not put back.")
-    with power.alone_with(card) as row:
+    with power_agent.alone_with(card) as row:
         if row is None or _taken(sweep, row):
             return PutBack(is_done=True)
         restore = sweep.config["restore"]
-        watts = power.profiles(row)[restore["profile"]] if restore["profile"] else restore["watts"]
+        watts = power_profiles.watts_by_profile(row)[restore["profile"]] if restore["profile"] else restore["watts"]
         if watts is None:
             return PutBack(True, "Its former power could not be put back: what it was is not known.")
         return _restore(sweep, row, restore, float(watts))
@@ -130,8 +131,8 @@ def put_back(sweep: PowerSweep) -> PutBack:
 
 def _restore(sweep: PowerSweep, row: Gpu, restore: dict[str, Any], watts: float) -> PutBack:
     """Alone with the card. One that the thermal guard holds stays held, and gets its watts when it has cooled."""
-    held = power.held_watts(row)
-    answer = power.ask_watts(row, watts if held is None else min(watts, held))
+    held = power_profiles.held_watts(row)
+    answer = power_agent.ask_watts(row, watts if held is None else min(watts, held))
     if not answer["set"]:
         return PutBack(is_done=False, sentence=f"Its former power could not be put back: {answer['reason']}")
     with transaction.atomic():
@@ -139,6 +140,6 @@ def _restore(sweep: PowerSweep, row: Gpu, restore: dict[str, Any], watts: float)
         if heat is not None and "before_watts" in heat:
             heat = {**heat, "before_watts": watts}
         power.store_limit(row, answer, power_profile=restore["profile"], power_answer=restore["answer"], heat=heat)
-        audit(actor(sweep), "power.restore", power.label(row), **answer)
+        audit(actor(sweep), "power.restore", power_profiles.label(row), **answer)
         power.tell(row)
     return PutBack(is_done=True)

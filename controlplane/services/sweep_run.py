@@ -18,7 +18,7 @@ from controlplane.live.announce import publish
 from controlplane.models import Attempt, Deployment, Host, PowerSweep, TelemetrySample
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.telemetry import SweepStatus
-from controlplane.services import deployments, energy, power, sweep_power, sweeps, telemetry
+from controlplane.services import deployments, energy, power_profiles, sweep_power, sweeps, telemetry
 from controlplane.services.access import audit
 from controlplane.services.energy import Reading
 from controlplane.services.engine_load import EngineLoad, Target
@@ -73,7 +73,7 @@ def _claim() -> PowerSweep | None:
 
 def _carry_out(sweep: PowerSweep) -> None:
     try:
-        for profile in power.PROFILES:
+        for profile in power_profiles.PROFILES:
             _store_result(sweep, _measure(sweep, profile))
     except SweepCancelledError:
         _end(sweep, SweepStatus.CANCELLED)
@@ -113,7 +113,7 @@ def _set(sweep: PowerSweep, profile: str) -> float:
     began, deadline = _host_now(sweep.host), time.monotonic() + READ_BACK_SECONDS
     while time.monotonic() < deadline:
         seen = _column(sweep, "power_limit_watts", began, began + 2 * READ_BACK_SECONDS)
-        if seen and seen[-1].watts is not None and abs(seen[-1].watts - watts) <= power.TOLERANCE_WATTS:
+        if seen and seen[-1].watts is not None and abs(seen[-1].watts - watts) <= power_profiles.TOLERANCE_WATTS:
             return watts
         _pause(sweep)
     raise ProfileFaultError(f"It was set to {watts:g} W, but no reading has shown that within {READ_BACK_SECONDS:g} s.")
@@ -211,7 +211,7 @@ def _mean_watts(sweep: PowerSweep, begin: float, end: float, limit: float) -> fl
             break
         _pause(sweep)
     limits = [row.watts for row in _column(sweep, "power_limit_watts", begin, end) if row.watts is not None]
-    if any(abs(value - limit) > power.TOLERANCE_WATTS for value in limits):
+    if any(abs(value - limit) > power_profiles.TOLERANCE_WATTS for value in limits):
         raise ProfileFaultError("The power limit was changed by something else in the middle of the measurement.")
     found = energy.integrate(readings, begin, end)
     if found.covered_seconds < MIN_COVERED_SHARE * (end - begin):

@@ -15,8 +15,10 @@ from controlplane.models import Deployment, Gpu, Job, PowerSweep
 from controlplane.models.access import Actor, Role
 from controlplane.models.jobs import Status
 from controlplane.models.telemetry import OPEN_SWEEPS, SweepStatus
+from controlplane.moments import iso
 from controlplane.services import deployments, models, power
 from controlplane.services.access import audit
+from controlplane.services.power_profiles import label
 
 MIN_SHARE = 0.90
 """A profile is recommended only if it gives at least this share of the fastest one's tokens a second."""
@@ -74,12 +76,10 @@ def start(
             sweep = PowerSweep.objects.create(
                 model_name=model, host=card.host, gpu_uuid=card.uuid, config=config, created_by=actor.name
             )
-            audit(actor, "sweep.start", power.label(card), sweep=sweep.pk, model=model)
+            audit(actor, "sweep.start", label(card), sweep=sweep.pk, model=model)
             publish("sweeps", "status", facts(sweep))
     except IntegrityError:
-        raise ConflictError(
-            f"A sweep of {power.label(card)} is open already: wait for its end, or cancel it."
-        ) from None
+        raise ConflictError(f"A sweep of {label(card)} is open already: wait for its end, or cancel it.") from None
     return sweep
 
 
@@ -101,9 +101,7 @@ def _engine_and_gpu(model: str, host: str | None, gpu: int | None) -> tuple[Depl
             f"{ACTIVATE}"
         )
     if (host is not None and host != card.host.name) or (gpu is not None and gpu != card.index):
-        raise ConflictError(
-            f"{model} is served on {power.label(card)}, not there. Start the sweep without a host or GPU."
-        )
+        raise ConflictError(f"{model} is served on {label(card)}, not there. Start the sweep without a host or GPU.")
     return deployment, card
 
 
@@ -118,14 +116,12 @@ def _refuse_unmeasurable(deployment: Deployment, card: Gpu) -> None:
         raise ConflictError(f"{card.host.name} doesn't answer: start its agent (bin/up) first.")
     if card.reading.get("power_draw_watts") is None:
         why = card.reading.get("fault") or "the card doesn't tell its draw."
-        raise ConflictError(f"No power can be read on {power.label(card)}: {why} So there is nothing to measure.")
+        raise ConflictError(f"No power can be read on {label(card)}: {why} So there is nothing to measure.")
     if card.heat_level > 0:
-        raise ConflictError(f"{power.label(card)} is too hot: the thermal guard rules its power until it has cooled.")
+        raise ConflictError(f"{label(card)} is too hot: the thermal guard rules its power until it has cooled.")
     busy = others(card, deployment.job_id)
     if busy:
-        raise ConflictError(
-            f"{busy} on {power.label(card)} too: its power would be counted. Wait for its end, or pause it."
-        )
+        raise ConflictError(f"{busy} on {label(card)} too: its power would be counted. Wait for its end, or pause it.")
 
 
 def others(card: Gpu, job_id: int) -> str:
@@ -203,7 +199,7 @@ def facts(sweep: PowerSweep) -> dict[str, Any]:
         "max_tokens": config.get("max_tokens"), "progress": config.get("progress"), "results": sweep.results,
         "recommended": sweep.recommended or None, "reason": sweep.reason, "error": sweep.error,
         "created_by": sweep.created_by, "created_at": sweep.created_at.isoformat(),
-        "ended_at": sweep.ended_at.isoformat() if sweep.ended_at else None,
+        "ended_at": iso(sweep.ended_at),
     }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from django.db.models import Min, QuerySet
 from controlplane.errors import FieldFault, InvalidInputError
 from controlplane.fleet.protocol import HostSample
 from controlplane.models import Host, TelemetrySample
-from controlplane.services import hosts, rollups, settings
+from controlplane.services import hosts, pruning, rollups, settings
 
 log = logging.getLogger(__name__)
 
@@ -211,13 +211,8 @@ def _prune(host: Host) -> None:
         cutoff = now - kept - MARGIN_SECONDS
         if resolution in COARSER:
             cutoff = min(cutoff, _rolled_until(host, COARSER[resolution], now + MAX_SPAN_SECONDS))
-        _delete_slowly(_rows(host, resolution).filter(time__lt=moment(max(cutoff, 0.0))))
-
-
-def _delete_slowly(rows: QuerySet[TelemetrySample]) -> None:
-    """A slice at a time: after a setting was lowered there are many, and others want to write in between."""
-    while slice_of := list(rows.order_by("pk").values_list("pk", flat=True)[:DELETED_AT_ONCE]):
-        TelemetrySample.objects.filter(pk__in=slice_of).delete()
+        old = _rows(host, resolution).filter(time__lt=moment(max(cutoff, 0.0)))
+        pruning.delete_slowly(old, DELETED_AT_ONCE)
 
 
 # --- Reading back -----------------------------------------------------------------------------------------------------

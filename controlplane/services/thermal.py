@@ -25,8 +25,9 @@ from controlplane.models import AuditLine, Gpu, Job
 from controlplane.models.access import Actor, Role
 from controlplane.models.alerts import Severity
 from controlplane.models.jobs import Desired, Kind, Status
-from controlplane.services import alerts, bell, jobs, power, settings
+from controlplane.services import alerts, bell, jobs, power, power_agent, power_profiles, settings
 from controlplane.services.access import audit
+from controlplane.services.power_profiles import label
 
 log = logging.getLogger(__name__)
 GUARD = Actor(name="thermal guard", role=Role.ADMIN)
@@ -87,7 +88,7 @@ def configure(actor: Actor, values: dict[str, Any]) -> None:
 
 def hold_reason(gpu: Gpu) -> str:
     """Why a job doesn't get this card now."""
-    return f"waits until {power.label(gpu)} has cooled below {limits().cool_below(HOLD)} °C"
+    return f"waits until {label(gpu)} has cooled below {limits().cool_below(HOLD)} °C"
 
 
 # --- One look ---------------------------------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def rule_power(now: datetime | None = None) -> None:
 def _cards(rules: Limits, now: datetime) -> list[Gpu]:
     """Whom to look at: while the guard is switched off, those of which something is to be undone."""
     if rules.enabled:
-        return power.readable(now)
+        return power_agent.readable(now)
     return list(Gpu.objects.select_related("host").filter(Q(heat_level__gt=0) | Q(heat__isnull=False)))
 
 
@@ -137,11 +138,11 @@ def _judge(gpu: Gpu, rules: Limits, now: datetime) -> None:
         if not Gpu.objects.filter(pk=gpu.pk, heat_level=before).update(heat_level=level, heat_since=since):
             return
         gpu.heat_level, gpu.heat_since = level, since
-        audit(GUARD, "heat.level", power.label(gpu), before=before, after=level, temperature_celsius=temperature)
+        audit(GUARD, "heat.level", label(gpu), before=before, after=level, temperature_celsius=temperature)
         for entered in range(before + 1, level + 1):
             _fire(gpu, entered, _words(gpu, entered, rules))
         for left in range(level + 1, before + 1):
-            alerts.end(RULES[left], power.label(gpu))
+            alerts.end(RULES[left], label(gpu))
         power.tell(gpu)
         transaction.on_commit(bell.wake)
 
@@ -155,11 +156,11 @@ def _words(gpu: Gpu, level: int, rules: Limits) -> str:
         f"{rules.cool_below(HOLD)} °C",
     }[level]
     temperature = gpu.reading.get("temperature_celsius")
-    return f"{power.label(gpu)} is at {temperature} °C (limit {rules.celsius[level]} °C): {what}."
+    return f"{label(gpu)} is at {temperature} °C (limit {rules.celsius[level]} °C): {what}."
 
 
 def _fire(gpu: Gpu, level: int, message: str, fix: str = COOLING) -> None:
-    alerts.fire(RULES[level], power.label(gpu), SEVERITIES[level], message, fix=fix, url="/power/")
+    alerts.fire(RULES[level], label(gpu), SEVERITIES[level], message, fix=fix, url="/power/")
 
 
 def _remember(gpu: Gpu, **changes: Any) -> None:
@@ -178,7 +179,7 @@ def _rule_power(gpu: Gpu, rules: Limits, now: datetime) -> None:
     """Does what is due. Somebody may have pressed since the card was looked at: it is judged again once it is held."""
     if _due(gpu, rules, now) is None:
         return
-    with power.alone_with(gpu) as row:
+    with power_agent.alone_with(gpu) as row:
         due = _due(row, rules, now) if row is not None else None
         if row is None or due is None:
             return
@@ -203,7 +204,7 @@ def _due(gpu: Gpu, rules: Limits, now: datetime) -> tuple[str, float | None] | N
 
 def _way_back(gpu: Gpu, heat: dict[str, Any], rules: Limits, now: datetime) -> tuple[str, float | None] | None:
     """A card that has cooled gets its wish again, or what it had; one that was never stepped down is forgotten."""
-    target = power.wished_watts(gpu) or heat.get("before_watts")
+    target = power_profiles.wished_watts(gpu) or heat.get("before_watts")
     if ("watts" not in heat and "intended_watts" not in heat) or target is None:
         return RESTORE, None
     return (RESTORE, float(target)) if "tries" not in heat or _has_waited(heat, rules, now) else None
@@ -223,16 +224,16 @@ def _step_below(gpu: Gpu) -> float | None:
 
     Lower than what is in force and than what was set: the reading may be a little older than a press.
     """
-    found, expected = gpu.reading.get("power_limit_watts"), power.expected_watts(gpu)
+    found, expected = gpu.reading.get("power_limit_watts"), power_profiles.expected_watts(gpu)
     if found is None:
         return None
     present = found if expected is None else min(found, expected)
-    known = [watts for watts in power.profiles(gpu).values() if watts is not None]
-    lower = [watts for watts in known if watts < present - power.TOLERANCE_WATTS]
+    known = [watts for watts in power_profiles.watts_by_profile(gpu).values() if watts is not None]
+    lower = [watts for watts in known if watts < present - power_profiles.TOLERANCE_WATTS]
     if lower:
         return max(lower)
     default, minimum = gpu.reading.get("power_limit_default_watts"), gpu.reading.get("power_limit_min_watts")
-    if default is None or minimum is None or present <= minimum + power.TOLERANCE_WATTS:
+    if default is None or minimum is None or present <= minimum + power_profiles.TOLERANCE_WATTS:
         return None
     return float(max(minimum, round(present - STEP_SHARE * default)))
 
@@ -246,7 +247,7 @@ def _set(row: Gpu, watts: float, now: datetime, action: str) -> None:
     if action == STEP_DOWN:
         before = heat.get("before_watts", row.reading.get("power_limit_watts"))
         _remember(row, before_watts=before, intended_watts=watts, stepped_at=now.isoformat())
-    answer = power.ask_watts(row, watts)
+    answer = power_agent.ask_watts(row, watts)
     with transaction.atomic():
         power.store_limit(row, answer)
         if action == RESTORE and answer["set"]:
@@ -257,7 +258,7 @@ def _set(row: Gpu, watts: float, now: datetime, action: str) -> None:
             # A step that was refused is none to be undone.
             kept = {name: heat.get(name) for name in ("before_watts", "intended_watts")}
             _remember(row, **kept, stepped_at=now.isoformat(), tries=heat.get("tries", 0) + 1, reason=answer["reason"])
-        audit(GUARD, action, power.label(row), **answer)
+        audit(GUARD, action, label(row), **answer)
         _tell_of_step(row, answer["set"], answer["reason"], answer["fix"])
         power.tell(row)
 
@@ -268,9 +269,9 @@ def _tell_of_step(gpu: Gpu, is_set: bool, reason: str | None, fix: str | None) -
         return
     if is_set:
         limit = gpu.reading.get("power_limit_watts")
-        _fire(gpu, STEP, f"{power.label(gpu)} is at {temperature} °C: its power limit is now {limit:g} W.")
+        _fire(gpu, STEP, f"{label(gpu)} is at {temperature} °C: its power limit is now {limit:g} W.")
     else:
-        message = f"{power.label(gpu)} is at {temperature} °C, and its power can't be stepped down: {reason}"
+        message = f"{label(gpu)} is at {temperature} °C, and its power can't be stepped down: {reason}"
         _fire(gpu, STEP, message, fix or COOLING)
 
 

@@ -17,23 +17,21 @@ from django.utils import timezone
 
 from controlplane.errors import (
     ConflictError,
-    ForbiddenError,
     InvalidInputError,
     NotFoundError,
     TooLargeError,
-    UnavailableError,
 )
 from controlplane.models import Dataset, Upload
 from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import PART_BYTES
-from controlplane.services import datasets, settings
+from controlplane.services import dataset_intake, settings
 from controlplane.services.access import audit
+from controlplane.services.disk_room import require_room
 from controlplane.services.lineage import Lineage
 from monitoring.files import replacing
 
 BLOCK_BYTES = 256 << 10
 KEEP = timedelta(days=1)
-SPARE_BYTES = 1 << 30
 COPIES = 3
 """What a file takes on the disk on its way to a dataset: its parts, the whole, and the rows that validation writes."""
 
@@ -53,7 +51,7 @@ def begin(actor: Actor, filename: str, bytes: int, sha256: str = "") -> Upload:
     `uploads.max_bytes`, UnavailableError when the disk is too full.
     """
     actor.require(Role.USE)
-    filename, sha256 = datasets.check_filename(filename), sha256.strip().lower()
+    filename, sha256 = dataset_intake.check_filename(filename), sha256.strip().lower()
     if bytes < 1:
         raise InvalidInputError(f"{filename} is empty. Give a file with one JSON object a line.")
     if bytes > (most := settings.get("uploads.max_bytes")):
@@ -61,23 +59,12 @@ def begin(actor: Actor, filename: str, bytes: int, sha256: str = "") -> Upload:
     if sha256 and not SHA256.fullmatch(sha256):
         raise InvalidInputError("sha256 must be 64 hexadecimal digits, or be left out.")
     sweep()
-    _check_disk(bytes)
+    require_room(Path(django_settings.HOME), bytes * COPIES, f"taking {filename} in")
     with transaction.atomic():
         upload = Upload.objects.create(filename=filename, bytes=bytes, sha256=sha256, created_by=actor.name)
         audit(actor, "upload.begin", upload.pk, filename=filename, bytes=bytes)
     upload.folder.mkdir(parents=True)
     return upload
-
-
-def _check_disk(needed: int) -> None:
-    home = Path(django_settings.HOME)
-    free = shutil.disk_usage(home).free
-    if free < needed * COPIES + SPARE_BYTES:
-        raise UnavailableError(
-            f"The disk of {home} has {free / 1e9:.1f} GB left; this file needs {needed * COPIES / 1e9:.1f} GB for a "
-            f"while, and {SPARE_BYTES / 1e9:.0f} GB must stay free. Delete checkpoints or models, then try again.",
-            retry_after_seconds=60,
-        )
 
 
 def get(actor: Actor, upload_id: str) -> Upload:
@@ -88,8 +75,7 @@ def get(actor: Actor, upload_id: str) -> Upload:
         raise NotFoundError(
             f"There is no upload {upload_id}: it is complete, was given up, or is older than a day. Begin a new one."
         )
-    if not actor.may_change(upload.created_by):
-        raise ForbiddenError(f"This upload belongs to {upload.created_by}.")
+    actor.require_owner("This upload", upload.created_by)
     return upload
 
 
@@ -144,7 +130,7 @@ def facts(upload: Upload) -> dict[str, Any]:
 
 
 def complete(
-    actor: Actor, upload_id: str, name: str, eval_fraction: float, lineage: Lineage = datasets.UNSAID
+    actor: Actor, upload_id: str, name: str, eval_fraction: float, lineage: Lineage = dataset_intake.UNSAID
 ) -> tuple[Dataset, bool]:
     """Puts the parts together and makes the dataset; returns it and whether it is new (the same bytes may be here).
 
@@ -152,7 +138,7 @@ def complete(
     stays then.
     """
     upload = get(actor, upload_id)
-    name, eval_fraction = datasets.check_name(name), datasets.check_eval_fraction(eval_fraction)
+    name, eval_fraction = dataset_intake.check_name(name), dataset_intake.check_eval_fraction(eval_fraction)
     lineage = lineage.check()
     missing = sorted(set(range(1, upload.part_count + 1)) - set(parts_held(upload)))
     if missing:
@@ -166,7 +152,7 @@ def complete(
             f"The file that came has the SHA-256 {sha256}, but {upload.sha256} was said. Send the wrong parts again, "
             "or begin anew."
         )
-    dataset, created = datasets.adopt(
+    dataset, created = dataset_intake.adopt(
         actor,
         whole,
         sha256=sha256,

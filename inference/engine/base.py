@@ -9,9 +9,16 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
+
+from inference.engine.constraints import Constraint
+
+BASE_MODEL = ""
+"""In place of an adapter's name: the base alone."""
 
 FinishReason = Literal["stop", "length", "cancelled"]
+
+Result = TypeVar("Result")
 
 
 class EngineError(Exception):
@@ -81,7 +88,9 @@ class GenerationRequest:
     """One prompt and what to make of it.
 
     `max_tokens` None means: until the context is full. `top_logprobs` None means no log-probabilities, 0 those of the
-    chosen tokens alone. `apply_processors` False leaves out the logits processors of the model's profile.
+    chosen tokens alone. `apply_processors` False leaves out the logits processors of the model's profile. What a
+    `constraint` and the processors can't agree on, the constraint decides. `adapter` names the one under which to
+    answer.
     """
 
     prompt_token_ids: Sequence[int]
@@ -91,6 +100,8 @@ class GenerationRequest:
     n: int = 1
     top_logprobs: int | None = None
     apply_processors: bool = True
+    constraint: Constraint | None = None
+    adapter: str = BASE_MODEL
 
 
 @dataclass(frozen=True)
@@ -114,13 +125,15 @@ class ChosenLogprob:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a finished request took. Completion tokens count every token generated for all choices, end tokens too."""
+    """What a finished request took. Completion tokens count every token generated for all choices, end tokens too;
+    `cached_tokens` are those of the prompt that an earlier request had paid for."""
 
     prompt_tokens: int
     completion_tokens: int
     queue_seconds: float
     time_to_first_token_seconds: float
     tokens_per_second: float | None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,7 +157,11 @@ Deliver = Callable[[Delivery], None]
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Figures of this process since its start; `None` where nothing has been measured yet."""
+    """Figures of this process since its start; `None` where nothing has been measured yet.
+
+    `prefix_hits` counts requests whose prompt began with what was known, `cached_prompt_tokens` the tokens so spared,
+    `prefix_cache_bytes` what is held for that at this moment.
+    """
 
     running: int
     waiting: int
@@ -154,6 +171,9 @@ class EngineStats:
     tokens_per_second: float
     time_to_first_token_ms_last: float | None
     time_to_first_token_ms_mean: float | None
+    prefix_hits: int = 0
+    cached_prompt_tokens: int = 0
+    prefix_cache_bytes: int = 0
 
 
 class Engine(Protocol):
@@ -163,6 +183,12 @@ class Engine(Protocol):
     def max_model_length(self) -> int:
         """The most tokens of prompt and completion together."""
 
+    def prepare(self, constraint: Constraint) -> None:
+        """Makes a constraint ready, which may take a while; `submit` does it where that has not been done.
+
+        Raises InvalidRequestError, which names the option at fault.
+        """
+
     def submit(self, request: GenerationRequest, deliver: Deliver) -> int:
         """Queues a request and returns its number.
 
@@ -171,6 +197,10 @@ class Engine(Protocol):
 
     def cancel(self, number: int) -> None:
         """Ends a request at the next step; its choices finish as "cancelled". Unknown or finished: nothing happens."""
+
+    def compute(self, work: Callable[[], Result]) -> Result:
+        """Does work with the model, as measuring a loss, in the thread that owns it, and waits for it: rows that decode
+        stand still meanwhile. Returns and raises what the work does. Raises EngineClosedError where it is not begun."""
 
     def stats(self) -> EngineStats:
         """Figures at this moment."""

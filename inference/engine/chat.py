@@ -10,11 +10,12 @@ import jinja2
 from jinja2 import meta
 
 from inference.engine.base import InvalidRequestError
+from inference.engine.tool_prompts import in_words, knows_tools
 from training.profiles.chatml import CHATML_TEMPLATE
 
 CHATML_TURN_END = "<|im_end|>"
-Message = Mapping[str, str]
-"""`role` and `content`."""
+Message = Mapping[str, Any]
+"""`role` and `content`; of an assistant's turn also `tool_calls` ({"function": {"name", "arguments" as an object}})."""
 
 
 class ChatPrompts:
@@ -34,13 +35,25 @@ class ChatPrompts:
         return (CHATML_TURN_END,) if CHATML_TURN_END in self._template and lacks_token else ()
 
     def token_ids(
-        self, messages: Sequence[Message], template_arguments: Mapping[str, Any], *, apply_profile: bool = True
+        self,
+        messages: Sequence[Message],
+        template_arguments: Mapping[str, Any],
+        *,
+        apply_profile: bool = True,
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> list[int]:
-        """The prompt for the next answer. Raises InvalidRequestError where the template refuses the conversation."""
+        """The prompt for the next answer, in which the model may call `tools` (OpenAI's objects).
+
+        Raises InvalidRequestError where the template refuses the conversation.
+        """
         turns = [dict(message) for message in messages]
         if apply_profile and all(turn["role"] != "system" for turn in turns) and (opening := self._system_prompt()):
             turns.insert(0, {"role": "system", "content": opening})
         self._check_arguments(template_arguments)
+        if knows_tools(self._template):
+            template_arguments = {**template_arguments, "tools": list(tools) or None}
+        else:
+            turns = in_words(turns, tools)
         try:
             text = self._tokenizer.apply_chat_template(
                 turns,

@@ -7,6 +7,8 @@ import threading
 import time
 from collections import deque
 
+from inference.engine.base import EngineStats
+
 RATE_WINDOW_SECONDS = 10.0
 
 
@@ -20,6 +22,8 @@ class Statistics:
         self.requests = 0
         self.prompt_tokens = 0
         self.tokens = 0
+        self.prefix_hits = 0
+        self.cached_prompt_tokens = 0
         self.first_token_last_seconds: float | None = None
         self._first_token_sum_seconds = 0.0
         self._first_tokens = 0
@@ -32,13 +36,15 @@ class Statistics:
             self._recent.append((now, count))
             self._forget(now)
 
-    def count_first_token(self, seconds: float, prompt_tokens: int) -> None:
+    def count_first_token(self, seconds: float, prompt_tokens: int, cached_tokens: int) -> None:
         """Adds a request whose first token has come, `seconds` after it was submitted."""
         with self._lock:
             self.first_token_last_seconds = seconds
             self._first_token_sum_seconds += seconds
             self._first_tokens += 1
             self.prompt_tokens += prompt_tokens
+            self.prefix_hits += bool(cached_tokens)
+            self.cached_prompt_tokens += cached_tokens
 
     def count_request(self) -> None:
         """Adds a request that was accepted."""
@@ -57,6 +63,23 @@ class Statistics:
         """The mean time to the first token, None before the first."""
         with self._lock:
             return self._first_token_sum_seconds / self._first_tokens if self._first_tokens else None
+
+    def told(self, *, running: int, waiting: int, prefix_cache_bytes: int) -> EngineStats:
+        """All figures at this moment."""
+        mean, last = self.first_token_mean_seconds(), self.first_token_last_seconds
+        return EngineStats(
+            running=running,
+            waiting=waiting,
+            requests=self.requests,
+            prompt_tokens=self.prompt_tokens,
+            tokens=self.tokens,
+            tokens_per_second=self.tokens_per_second(),
+            time_to_first_token_ms_last=None if last is None else last * 1000,
+            time_to_first_token_ms_mean=None if mean is None else mean * 1000,
+            prefix_hits=self.prefix_hits,
+            cached_prompt_tokens=self.cached_prompt_tokens,
+            prefix_cache_bytes=prefix_cache_bytes,
+        )
 
     def _forget(self, now: float) -> None:
         while self._recent and self._recent[0][0] < now - RATE_WINDOW_SECONDS:

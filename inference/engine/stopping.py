@@ -24,7 +24,7 @@ class StopMatcher:
             self.is_stopped = True
             given, self._held = self._held[: min(places)], ""
             return given
-        kept = self._possible_beginning()
+        kept = unfinished(self._held, self._stops)
         given, self._held = self._held[: len(self._held) - kept], self._held[len(self._held) - kept :]
         return given
 
@@ -33,10 +33,11 @@ class StopMatcher:
         given, self._held = self._held, ""
         return given
 
-    def _possible_beginning(self) -> int:
-        """The length of the longest end of the held text that begins a stop string."""
-        longest = min(len(self._held), max(len(stop) for stop in self._stops) - 1)
-        for length in range(longest, 0, -1):
-            if any(stop.startswith(self._held[-length:]) for stop in self._stops if len(stop) > length):
-                return length
-        return 0
+
+def unfinished(text: str, endings: Sequence[str]) -> int:
+    """The length of the longest end of a text that begins one of `endings` and may become it."""
+    longest = min(len(text), max(len(ending) for ending in endings) - 1)
+    for length in range(longest, 0, -1):
+        if any(ending.startswith(text[-length:]) for ending in endings if len(ending) > length):
+            return length
+    return 0

@@ -6,12 +6,15 @@ DynamicCache copies everything at each token), and a row that joins or leaves co
 a row's first token is zero, so that what an earlier row left there can never poison it through the attention mask.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from inference.engine.prefixes import Layers
 
 HEADROOM_COLUMNS = 128
 
@@ -92,6 +95,12 @@ class WindowCache(Cache):  # type: ignore[misc]  # the library is untyped here
         self.window = Window(rows=rows, capacity_rows=max(rows, 1), capacity_columns=capacity_columns)
         super().__init__(layer_class_to_replicate=partial(WindowLayer, self.window))
 
+    @property
+    def token_bytes(self) -> int:
+        """The size of one token's keys and values in all layers."""
+        buffers = [buffer for layer in self.layers if layer.is_initialized for buffer in (layer.keys, layer.values)]
+        return sum(buffer.shape[1] * buffer.shape[3] * buffer.element_size() for buffer in buffers)
+
     def reserve(self, columns: int) -> None:
         """Makes room for `columns` more behind the window. May allocate: raises torch's out-of-memory error."""
         if self.window.end + columns > self.window.capacity_columns:
@@ -100,6 +109,25 @@ class WindowCache(Cache):  # type: ignore[misc]  # the library is untyped here
     def advance(self, columns: int) -> None:
         """Takes the columns that a forward pass has written into the window."""
         self.window.end += columns
+
+    def begin(self, rows: Sequence[Layers], columns: int) -> None:
+        """Fills an empty cache from the left: the first `columns` columns of what each row is known to begin with."""
+        filled = []
+        for number, (keys, values) in enumerate(rows[0]):
+            layer = WindowLayer(self.window)
+            layer.lazy_initialization(keys[None], values[None])
+            for row, layers in enumerate(rows):
+                for buffer, known in zip((layer.keys, layer.values), layers[number], strict=True):
+                    assert buffer is not None  # noqa: S101 - for the type checker
+                    buffer[row, :, :columns] = known[:, :columns]
+            filled.append(layer)
+        self.layers.extend(filled)
+        self.window.end = columns
+
+    def copied(self, row: int, first: int, length: int) -> Layers:
+        """Copies of `length` columns of a row, from column `first` of the buffers on."""
+        columns = slice(first, first + length)
+        return [(layer.keys[row, :, columns].clone(), layer.values[row, :, columns].clone()) for layer in self.layers]
 
     def append(self, other: "WindowCache", row: int, length: int) -> None:
         """Adds a row: the first `length` columns of row `row` of a cache that was filled from the left."""

@@ -4,14 +4,18 @@ import "./fragments.js";
 import "./progress.js";
 import "./dialogs.js";
 import "./palette.js";
+import "./shortcuts.js";
 import "./time.js";
 import "./toasts.js";
 import "./alerts.js";
+import "./ended.js";
 import "./places.js";
+import "./scrollers.js";
+import "./busy.js";
 
 function showTheme() {
   const chosen = window.pilothouseTheme.choice();
-  for (const button of document.querySelectorAll("[data-theme-choice]")) {
+  for (const button of document.querySelectorAll("[data-theme-choice][aria-pressed]")) {
     button.setAttribute("aria-pressed", String(button.dataset.themeChoice === chosen));
   }
 }
@@ -24,3 +28,6 @@ showTheme();
 
 // The first fault of a form is where one goes on.
 document.querySelector("[aria-invalid=true]")?.focus();
+
+// On a phone there is no room for all tabs: the one that is open must be among those that are seen.
+document.querySelector(".tabs [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });

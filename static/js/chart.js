@@ -7,7 +7,7 @@ export function palette() {
   return Object.fromEntries(COLORS.map((name) => [name.slice(2), style.getPropertyValue(name).trim()]));
 }
 
-export function layout(colors, { xTitle, total, log, low = "tozero", flags = false, tickFormat = "" }) {
+export function layout(colors, { xTitle, total, log, low = "tozero", flags = false, tickFormat = "", powers = false }) {
   const axis = {
     gridcolor: colors.line, linecolor: colors.line, zeroline: false, tickfont: { color: colors.muted, size: 12 },
     title: { font: { color: colors.muted, size: 12 }, standoff: 8 }, automargin: true, fixedrange: false,
@@ -17,17 +17,24 @@ export function layout(colors, { xTitle, total, log, low = "tozero", flags = fal
     margin: { l: 44, r: 12, t: 10, b: 34 }, showlegend: false, hovermode: "x", dragmode: "zoom", uirevision: "kept",
     hoverlabel: { bgcolor: colors.surface, bordercolor: colors.line, font: { family: colors.font, color: colors.ink, size: 12 } },
     xaxis: { ...axis, showgrid: false, title: { ...axis.title, text: xTitle }, rangemode: "tozero", ...(total ? { range: [0, total], autorange: false } : { autorange: true }) },
-    yaxis: { ...axis, nticks: 6, tickformat: tickFormat, type: log ? "log" : "linear", autorange: true, ...(log ? {} : { rangemode: low }) },
+    yaxis: { ...axis, nticks: 6, tickformat: tickFormat, ...(powers ? { exponentformat: "e" } : {}), type: log ? "log" : "linear", autorange: true, ...(log ? {} : { rangemode: low }) },
     ...(flags ? { yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true } } : {}),
   };
 }
 
 export const CONFIG = { displayModeBar: false, responsive: false, doubleClick: "reset", showTips: false };
 
+// Scripts of a page may come before Plotly, which is large: their data is on its way while it is read.
+export function plotly() {
+  if (window.Plotly) return Promise.resolve(window.Plotly);
+  return new Promise((found) => document.addEventListener("DOMContentLoaded", () => found(window.Plotly), { once: true }));
+}
+
 // A Plotly plot that can be grown. `element.data` is Plotly's own and holds what is drawn.
 export class Plot {
-  constructor(element) {
+  constructor(element, everyMs = 0) {
     this.element = element;
+    this.everyMs = everyMs;
     this.pending = new Map();
     this.frame = 0;
     this.ready = false;
@@ -37,7 +44,7 @@ export class Plot {
   async draw(traces, described) {
     this.pending.clear();
     this.ready = false;
-    await window.Plotly.react(this.element, traces, described, CONFIG);
+    await (await plotly()).react(this.element, traces, described, CONFIG);
     this.ready = true;
   }
 
@@ -46,7 +53,9 @@ export class Plot {
     if (!points.length) return;
     if (!this.pending.has(index)) this.pending.set(index, []);
     this.pending.get(index).push(...points);
-    if (!this.frame) this.frame = requestAnimationFrame(() => this.flush());
+    if (this.frame) return;
+    const flush = () => requestAnimationFrame(() => this.flush());
+    this.frame = this.everyMs ? setTimeout(flush, this.everyMs) : flush();
   }
 
   flush() {

@@ -1,198 +1,256 @@
-// A conversation with a served model. Answers stream in as text, never as HTML; the conversation stays in this tab.
-import { csrfToken, refusal } from "./csrf.js";
-import { figure } from "./format.js";
+// The chat page: asks, stops, asks again, and keeps the tree of what was said with what the server keeps.
+import { line, isHidden, standing } from "./chat-beside.js";
+import { copy, showCode } from "./chat-code.js";
+import { collect } from "./chat-collect.js";
+import * as composer from "./chat-composer.js";
+import { allowAsking, drawLog, drawPending, textOf } from "./chat-log.js";
+import { isLoadedWhenAsked, obstacle, setBlind, wanted } from "./chat-models.js";
+import * as settings from "./chat-settings.js";
+import { streamed } from "./chat-stream.js";
+import { Tree } from "./chat-tree.js";
+import { send } from "./csrf.js";
+import { toast } from "./toasts.js";
 
-const KEPT = "chat";
 const part = (id) => document.getElementById(id);
-const log = part("chat-log"), text = part("chat-text"), composer = part("composer");
-let messages = restore(), controller = null;
+const page = part("chat");
+const LOOK_AGAIN_MS = 1000;
+const NO_ANSWER = { stopped: "Stopped before the first word.", failed: "The engine broke off before the first word." };
 
-function restore() {
-  try { return JSON.parse(sessionStorage.getItem(KEPT)) || []; } catch { return []; }
+// `isRead`: all of the conversation is here; `asked` counts askings, `timer` waits to read it again.
+const state = { id: Number(page.dataset.id) || null, isRead: false, tree: new Tree(), pending: new Map(), faults: new Map(), votes: new Map(), editing: null, isAsking: false, asked: 0, timer: 0, kept: "" };
+
+// --- Speaking with the server --------------------------------------------------------------------------------------
+
+const address = (rest = "") => `${page.dataset.url}/${state.id}${rest}`;
+
+async function call(url, method, body) {
+  const answer = await send(url, { method, body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
+  return answer.json();
 }
 
-function keep() {
-  try { sessionStorage.setItem(KEPT, JSON.stringify(messages)); } catch { /* it lives as long as the page */ }
+// What the conversation keeps of the page's settings; told when they have changed.
+async function keepSettings() {
+  const { tree } = state, now = { ...wanted(), ...settings.typed() }, written = JSON.stringify(now);
+  if (state.id === null) {
+    const { id } = await call(page.dataset.url, "POST", { settings: now });
+    if (state.tree !== tree) return; // another conversation has begun meanwhile
+    state.id = id;
+    history.replaceState(null, "", `${page.dataset.page}/${state.id}`);
+  } else if (written !== state.kept) await call(address(), "PATCH", { settings: now });
+  state.kept = written;
 }
 
-// --- Showing -------------------------------------------------------------------------------------------------------
-
-function bubble(role, content, meta = "") {
-  const box = document.createElement("div");
-  box.className = `bubble ${role}`;
-  const body = document.createElement("div");
-  body.className = "text";
-  body.textContent = content;
-  const foot = document.createElement("div");
-  foot.className = "meta";
-  foot.textContent = meta;
-  foot.hidden = !meta;
-  box.append(body, foot);
-  log.append(box);
-  return { box, body, foot };
+// Reads the conversation. What comes while something is asked here, or for one that was left, is too late.
+async function load() {
+  const { id, asked } = state;
+  const found = await (await send(address())).json();
+  if (state.id !== id || state.asked !== asked) return found;
+  state.tree.take(found.turns);
+  state.votes = new Map(found.votes.map((vote) => [`${vote.left} ${vote.right}`, vote.choice]));
+  state.isRead = true;
+  show();
+  lookAgain();
+  return found;
 }
 
-function show() {
-  log.replaceChildren();
-  for (const message of messages) bubble(message.role, message.content, message.meta || "");
-  part("chat-empty").hidden = messages.length > 0 || !part("chat-model");
-}
-
-function atEnd() {
-  return document.documentElement.scrollHeight - innerHeight - scrollY < 120;
-}
-
-function follow(sticks) {
-  if (sticks) scrollTo({ top: document.documentElement.scrollHeight });
+// While another tab, or one that has just gone, has an answer written: what becomes of it.
+function lookAgain() {
+  clearTimeout(state.timer);
+  if (state.tree.isBeingWritten) state.timer = setTimeout(() => load().catch((error) => toast(error.message)), LOOK_AGAIN_MS);
 }
 
 // --- Asking --------------------------------------------------------------------------------------------------------
 
-function request() {
-  const system = part("chat-system").value.trim();
-  const said = messages.filter((message) => !message.failed).map(({ role, content }) => ({ role, content }));
-  const body = { model: part("chat-model").value, messages: system ? [{ role: "system", content: system }, ...said] : said, stream: true, stream_options: { include_usage: true } };
-  const temperature = Number(part("chat-temperature").value), tokens = Number(part("chat-tokens").value);
-  if (part("chat-temperature").value.trim() && Number.isFinite(temperature)) body.temperature = temperature;
-  if (Number.isInteger(tokens) && tokens > 0) body.max_tokens = tokens;
-  return body;
-}
-
-async function ask() {
-  const typed = text.value.trim();
-  if (!typed || controller) return;
-  if (!part("chat-model")) return;
-  messages.push({ role: "user", content: typed });
-  keep();
-  text.value = "";
-  grow();
-  show();
-  follow(true);
-  await answer();
-}
-
-async function answer() {
-  const { box, body, foot } = bubble("assistant", "");
-  box.classList.add("is-writing");
-  controller = new AbortController();
+// Does `work(how)`, one at a time, once the settings are kept. Promises whether it was done.
+async function asking(work) {
+  const how = settings.read(), { tree } = state;
+  if (!how || whyNot() || isBusy()) return false;
+  state.isAsking = true;
+  state.asked += 1;
+  clearTimeout(state.timer);
   controls();
-  const state = { content: "", started: performance.now(), first: null, pieces: 0, usage: null, finish: null };
   try {
-    await stream(state, () => {
-      const sticks = atEnd();
-      body.textContent = state.content;
-      foot.textContent = speed(state);
-      foot.hidden = false;
-      follow(sticks);
-    });
+    await keepSettings();
+    if (state.tree !== tree) return false;
+    await work(how);
   } catch (error) {
-    if (error.name !== "AbortError") state.fault = error.message === "Failed to fetch" ? "The server can't be reached." : error.message;
-    else state.finish = "stopped";
+    toast(error.message);
+    return false;
+  } finally {
+    state.isAsking = false;
+    controls();
+    lookAgain();
   }
-  controller = null;
-  box.classList.remove("is-writing");
-  finish(state, box, body, foot);
+  return true;
+}
+
+// Asks a question behind the exchange `before` (null: at the beginning), of whoever is chosen.
+function say(content, before) {
+  const asked = line(wanted(), before), { tree } = state;
+  return asking(async (how) => {
+    if (!rounds().length) part("chat-title").textContent = content.split("\n", 1)[0].slice(0, 80);
+    const question = await call(address("/turns"), "POST", { content, ...standing(asked, before, state.votes) });
+    if (state.tree !== tree) return;
+    tree.add(question);
+    state.editing = null;
+    await Promise.all(asked.map((one) => answer(question, one, how)));
+  });
+}
+
+async function answer(question, { side, model, blind }, { system, parameters }) {
+  const key = `${question.id} ${side}`, controller = new AbortController(), { tree } = state;
+  const note = !blind && isLoadedWhenAsked(model) ? "its engine is loaded first" : "";
+  const pending = { content: "", figures: {}, finish: "", model, blind, note, controller, box: null, meta: null };
+  state.pending.set(key, pending);
+  state.faults.delete(key);
+  show();
+  composer.follow(true);
+  const body = { question: question.id, side, model, blind, system, ...parameters };
+  const came = await streamed(address("/answers"), body, controller.signal, (now) => {
+    const sticks = composer.atEnd();
+    Object.assign(pending, { content: now.content, figures: now.figures, finish: now.finish });
+    drawPending(pending);
+    composer.follow(sticks);
+  });
+  if (state.tree !== tree) return; // another conversation has begun meanwhile
+  state.pending.delete(key);
+  take(question, side, came, { model, blind, system, parameters });
+}
+
+// Puts what came into the tree, as the server keeps it.
+function take(question, side, came, { model, blind, system, parameters }) {
+  if (came.content && came.id) {
+    const asked = { ...(system ? { system } : {}), ...parameters };
+    const name = blind ? null : model || modelBefore(question, side);
+    state.tree.add({ id: came.id, parent: question.id, beside: null, role: "assistant", side, content: came.content, model: name, blind, finish: came.finish || "failed", asked, figures: came.figures });
+  }
+  const sentence = came.fault || (came.content ? "" : NO_ANSWER[came.finish] ?? "The model said nothing.");
+  if (sentence) state.faults.set(`${question.id} ${side}`, { sentence, model, blind });
+  part("chat-said").textContent = sentence || came.content;
+  show();
+}
+
+function modelBefore(question, side) {
+  return rounds().find((round) => round.question.id === question.id)?.sides[side]?.answer.model ?? "";
+}
+
+const rounds = () => state.tree.rounds();
+const isBusy = () => state.isAsking || state.pending.size > 0;
+const whyNot = () => (state.isRead ? obstacle() : "The conversation isn't read yet");
+
+// Another answer to the question of an exchange: by the model that answered there, or by who is chosen now.
+function again(place, side) {
+  const round = rounds()[place];
+  const told = round.sides[side]?.answer ?? state.faults.get(`${round.question.id} ${side}`);
+  const one = side ? { side, model: told ? told.model ?? "" : otherThan(round, side), blind: told?.blind ?? false } : { side, model: wanted().model, blind: false };
+  return asking((how) => answer(round.question, one, how));
+}
+
+// Of the two that are chosen, the one that isn't on the other side.
+function otherThan(round, side) {
+  const other = round.sides[side === "left" ? "right" : "left"]?.answer.model, { model, beside } = wanted();
+  return (model === other ? beside : model) || model;
+}
+
+// A question without any answer is asked again of whoever is chosen now.
+function retry(place, side) {
+  const round = rounds()[place], all = line(wanted(), rounds()[place - 1] ?? null);
+  if (side || Object.keys(round.sides).length) return again(place, side);
+  return asking((how) => Promise.all(all.map((one) => answer(round.question, one, how))));
+}
+
+// --- What can be done with an exchange -----------------------------------------------------------------------------
+
+async function vote(place, choice) {
+  const round = rounds()[place], wasHidden = isHidden(round);
+  const { left, right } = round.sides;
+  await call(address("/votes"), "POST", { left: left.answer.id, right: right.answer.id, choice });
+  state.votes.set(`${left.answer.id} ${right.answer.id}`, choice);
+  if (wasHidden) await reveal();
+  show();
+}
+
+// The names that have been hidden, without leaving the branches that are shown.
+async function reveal() {
+  for (const turn of (await (await send(address())).json()).turns) {
+    const known = state.tree.get(turn.id);
+    if (known) Object.assign(known, { model: turn.model, blind: turn.blind });
+  }
+}
+
+const acts = {
+  show: ({ turn }) => { state.tree.show(turn); show(); },
+  edit: ({ turn }) => { state.editing = turn.id; show(); },
+  leave: () => { state.editing = null; show(); },
+  again: ({ place, side }) => again(place, side),
+  retry: ({ place, side }) => retry(place, side),
+  vote: ({ place, choice }) => vote(place, choice),
+  code: ({ turn }) => showCode(turn, state.tree.history(turn)),
+  copy: ({ turn, button }) => copy(textOf(turn), button),
+  collect: ({ turn }) => collect(state.id, turn),
+};
+
+part("chat-log").addEventListener("click", async ({ target }) => {
+  const button = target.closest("[data-act]");
+  if (!button) return;
+  const { act, turn, place, side, choice } = button.dataset;
+  try {
+    await acts[act]({ turn: state.tree.get(Number(turn)), place: Number(place), side: side ?? "", choice, button });
+  } catch (error) {
+    toast(error.message);
+  }
+});
+
+part("chat-log").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const content = event.target.querySelector("textarea").value.trim();
+  if (content) say(content, rounds()[Number(event.submitter.dataset.place) - 1] ?? null);
+});
+
+// --- The page as a whole -------------------------------------------------------------------------------------------
+
+const stop = () => { for (const pending of state.pending.values()) pending.controller.abort(); };
+
+function begin() {
+  stop();
+  clearTimeout(state.timer);
+  Object.assign(state, { id: null, isRead: true, tree: new Tree(), editing: null, kept: "" });
+  for (const kept of [state.faults, state.votes, state.pending]) kept.clear();
+  part("chat-title").textContent = "Chat";
+  history.pushState(null, "", page.dataset.page);
+  show();
+  composer.focus();
+}
+
+function show() {
+  drawLog(state);
+  part("chat-empty").hidden = rounds().length > 0 || state.id !== null || !part("chat-model");
   controls();
 }
-
-async function stream(state, changed) {
-  const answered = await fetch(composer.dataset.url, {
-    method: "POST", credentials: "same-origin", signal: controller.signal, body: JSON.stringify(request()),
-    headers: { "Content-Type": "application/json", "X-CSRFToken": csrfToken(), Accept: "text/event-stream" },
-  });
-  if (!answered.ok) throw await refusal(answered);
-  const reader = answered.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const lines = (rest + value).split("\n");
-    rest = lines.pop();
-    for (const line of lines) if (line.startsWith("data:")) piece(state, line.slice(5).trim());
-    changed();
-  }
-}
-
-function piece(state, data) {
-  if (data === "[DONE]" || !data) return;
-  const event = JSON.parse(data);
-  if (event.error) throw new Error(event.error.message || "The engine broke off.");
-  const choice = event.choices?.[0];
-  if (event.usage) state.usage = event.usage;
-  if (choice?.finish_reason) state.finish = choice.finish_reason;
-  if (!choice?.delta?.content) return;
-  state.first ??= performance.now();
-  state.last = performance.now();
-  state.pieces += 1;
-  state.content += choice.delta.content;
-}
-
-function speed(state) {
-  if (state.first === null) return "";
-  const words = [`${Math.round(state.first - state.started)} ms to the first`];
-  const tokens = state.usage?.completion_tokens ?? state.pieces;
-  const seconds = (state.last - state.first) / 1000;
-  if (tokens > 1 && seconds > 0) words.push(`${figure((tokens - 1) / seconds, 3)} tokens/s`);
-  words.push(`${tokens} tokens`);
-  if (state.finish === "length") words.push("cut off at the longest answer");
-  if (state.finish === "stopped") words.push("stopped by you");
-  return words.join(" · ");
-}
-
-function finish(state, box, body, foot) {
-  if (state.content) {
-    messages.push({ role: "assistant", content: state.content, meta: speed(state) });
-    foot.textContent = speed(state);
-    foot.hidden = !foot.textContent;
-    part("chat-said").textContent = state.content;
-  }
-  if (state.fault) {
-    const target = state.content ? bubble("assistant", "") : { box, body };
-    target.box.classList.add("fault");
-    target.body.textContent = state.fault;
-    part("chat-said").textContent = state.fault;
-  } else if (!state.content) {
-    body.textContent = state.finish === "stopped" ? "Stopped before the first word." : "The model said nothing.";
-    box.classList.add("fault");
-  }
-  keep();
-}
-
-// --- Controls ------------------------------------------------------------------------------------------------------
 
 function controls() {
-  const has = Boolean(part("chat-model"));
-  part("chat-send").hidden = Boolean(controller);
-  part("chat-send").disabled = !has;
-  part("chat-send").title = has ? "" : "No model is being served.";
-  part("chat-stop").hidden = !controller;
-  text.disabled = !has;
-  text.placeholder = has ? "Message" : "No model is being served yet";
+  composer.show(whyNot(), isBusy());
+  allowAsking(whyNot() || (isBusy() ? "An answer is being written: wait for it, or stop it" : ""));
 }
 
-function grow() {
-  text.style.height = "auto";
-  text.style.height = `${Math.min(text.scrollHeight + 2, 220)}px`;
-}
+composer.listen((typed) => say(typed, rounds().at(-1) ?? null), stop);
+part("chat-new").addEventListener("click", (event) => { event.preventDefault(); begin(); });
+document.addEventListener("drawn", controls);
+addEventListener("popstate", () => location.reload());
 
-composer.addEventListener("submit", (event) => { event.preventDefault(); ask(); });
-text.addEventListener("input", grow);
-text.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); ask(); }
-});
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") controller?.abort(); });
-part("chat-stop").addEventListener("click", () => controller?.abort());
-part("chat-new").addEventListener("click", () => { controller?.abort(); messages = []; keep(); show(); text.focus(); });
-let chosenModel = "";
-document.addEventListener("change", (event) => { if (event.target.id === "chat-model") chosenModel = event.target.value; });
-document.addEventListener("drawn", () => {
-  const select = part("chat-model");
-  if (select && [...select.options].some((option) => option.value === chosenModel)) select.value = chosenModel;
-  controls();
-  part("chat-empty").hidden = messages.length > 0 || !select;
-});
-if (matchMedia("(max-width: 1080px)").matches) part("chat-options").open = false;
-show();
-controls();
-if (!matchMedia("(max-width: 760px)").matches) text.focus();
-follow(messages.length > 0);
+async function start() {
+  if (matchMedia("(max-width: 1080px)").matches) part("chat-options").open = false;
+  state.isRead = state.id === null;
+  show();
+  if (!state.isRead) {
+    try {
+      const { settings: kept } = await load();
+      settings.fill(kept);
+      setBlind(Boolean(kept.blind));
+      state.kept = JSON.stringify({ ...wanted(), ...settings.typed() });
+      composer.follow(true);
+    } catch (error) { toast(error.message); }
+  }
+  if (!matchMedia("(max-width: 760px)").matches) composer.focus();
+}
+start();

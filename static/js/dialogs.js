@@ -1,4 +1,5 @@
-// Dialogs: data-open shows one (and fills in what the button carries), data-close closes it, data-confirm asks first.
+// Dialogs: data-open shows one (and fills in what the button carries), data-close closes it, data-confirm asks first, as
+// ask() does for scripts.
 
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-open]");
@@ -25,17 +26,23 @@ document.addEventListener("submit", (event) => {
   const form = event.target;
   if (!form.dataset?.confirm || confirmed.has(form)) return;
   event.preventDefault();
-  const dialog = document.getElementById("confirm"), yes = document.getElementById("confirm-yes");
-  document.getElementById("confirm-title").textContent = form.dataset.confirm;
-  document.getElementById("confirm-text").textContent = form.dataset.confirmText || "";
-  yes.textContent = form.dataset.confirmYes || "Yes";
-  yes.classList.toggle("solid-bad", "confirmBad" in form.dataset);
-  yes.classList.toggle("primary", !("confirmBad" in form.dataset));
-  const submitter = event.submitter;
-  yes.onclick = () => {
-    dialog.close();
+  const submitter = event.submitter, { confirm, confirmText, confirmYes } = form.dataset;
+  ask(confirm, confirmText || "", confirmYes || "Yes", "confirmBad" in form.dataset, () => {
     confirmed.add(form);
     form.requestSubmit(submitter?.isConnected ? submitter : undefined);
+  });
+});
+
+export function ask(title, text, yesText, isBad, then) {
+  const dialog = document.getElementById("confirm"), yes = document.getElementById("confirm-yes");
+  document.getElementById("confirm-title").textContent = title;
+  document.getElementById("confirm-text").textContent = text;
+  yes.textContent = yesText;
+  yes.classList.toggle("solid-bad", isBad);
+  yes.classList.toggle("primary", !isBad);
+  yes.onclick = () => {
+    dialog.close();
+    then();
   };
   dialog.showModal();
-});
+}

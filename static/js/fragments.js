@@ -4,7 +4,7 @@
 import { on } from "./live.js";
 import { draw } from "./draw.js";
 
-const WAIT_MS = 150;
+const WAIT_MS = 150, RETRY_MS = 5000;
 const MOVED_IN_PLACE = new Set(["phase", "progress", "statistics"]);
 
 function signature(data) {
@@ -20,7 +20,8 @@ function refresher(element) {
     try {
       await draw(element, element.dataset.fragment);
     } catch (error) {
-      console.warn(error.message);
+      if (error instanceof TypeError) setTimeout(ask, RETRY_MS); // nobody answers: the banner says so
+      else console.warn(error.message);
     }
     busy = false;
     if (again) { again = false; ask(); }

@@ -175,7 +175,8 @@ function telemetry({ host, reading, online, clock_skew_seconds: seconds }) {
   const now = signature(reading);
   for (const card of document.querySelectorAll("[data-host]")) if (card.dataset.host === host) update(card, reading, now);
   updateClock(host, seconds);
-  const isNew = away.delete(host) || reading.gpus.some((gpu) => !known.has(gpu.uuid)) || !document.querySelector("[data-host]");
+  const isUnread = [...document.querySelectorAll("[data-unread]")].some((card) => card.dataset.host === host);
+  const isNew = away.delete(host) || isUnread || reading.gpus.some((gpu) => !known.has(gpu.uuid)) || !document.querySelector("[data-host]");
   for (const gpu of reading.gpus) { known.add(gpu.uuid); updateProcesses(gpu); }
   if (isNew) refreshAll();
   paint();

@@ -1,7 +1,7 @@
 // The one websocket of a page. Nothing is polled: what is missed while it is down is asked for by number afterwards.
 //
 // The server renders where the page stands on each topic (meta live-topics: {topic: seq}). on(topic, handler) gets each
-// message {topic, kind, seq, data} once and in order; kind "reset" means: read everything again.
+// message {topic, kind, seq, data} once and in order; kind "reset" means: read everything again. It returns what ends it.
 
 const BACK_OFF_MS = [300, 700, 1500, 3000, 6000, 12000];
 const LOST_AFTER_MS = 1500;
@@ -19,6 +19,15 @@ export function on(topic, handler) {
   handlers.get(topic).add(handler);
   if (socket?.readyState === WebSocket.OPEN) subscribe([topic]);
   else connect();
+  return () => off(topic, handler);
+}
+
+// A page may have so many topics at once: one that nobody listens to any more is given back.
+function off(topic, handler) {
+  const left = handlers.get(topic);
+  if (!left?.delete(handler) || left.size) return;
+  for (const known of [handlers, seen, asked]) known.delete(topic);
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ unsubscribe: [topic] }));
 }
 
 export function onState(watcher) {
@@ -73,7 +82,7 @@ function tell(next) {
 function receive(message) {
   alive();
   const { topic, kind, seq } = message;
-  if (!topic) return;
+  if (!seen.has(topic) && !handlers.has(topic)) return; // no topic, or one that was given back meanwhile
   const last = seen.get(topic);
   if (kind === "subscribed") {
     if (last === undefined || seq > last) seen.set(topic, seq);

@@ -11,7 +11,7 @@ async function draw() {
   const steps = JSON.parse(found.dataset.steps), rates = JSON.parse(found.dataset.rates);
   const colors = palette();
   const trace = { type: "scatter", mode: "lines", name: "learning_rate", x: steps, y: rates, hovertemplate: "step %{x}: %{y:.3g}<extra></extra>", line: { color: colors["series-3"], width: 1.7 } };
-  await plot.draw([trace], { ...layout(colors, { xTitle: "step", total: steps.at(-1), log: false, tickFormat: "~e" }), uirevision: String(steps.at(-1)) });
+  await plot.draw([trace], { ...layout(colors, { xTitle: "step", total: steps.at(-1), log: false, powers: true }), uirevision: String(steps.at(-1)) });
   element.dataset.drawn = String(steps.at(-1));
 }
 

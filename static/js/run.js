@@ -1,65 +1,82 @@
-// A run that is watched: charts that grow, figures, progress, log. On its own page, and the loss alone on the bridge.
+// A run that is watched: curves that grow, figures, progress, log. On its own page, and the loss alone on the bridge.
+import "./menus.js";
 import { on } from "./live.js";
-import { Curves, smoothed, TOO_MANY_POINTS } from "./curves.js";
-import { Plot, layout, palette } from "./chart.js";
+import { Axis, TOKENS } from "./curve-axis.js";
+import { ChartGrid } from "./chart-grid.js";
+import { CurveChart } from "./curve-chart.js";
+import { Curves } from "./curves.js";
+import { say } from "./chart-state.js";
+import { controls } from "./curve-controls.js";
 import { count, duration, figure, gib, number, sparkPath } from "./format.js";
 import { showCheckpoint } from "./milestones.js";
 import { showSample } from "./samples.js";
 import { send } from "./csrf.js";
 
-const LOSS = 0, EVAL = 1, FLAGS = 2, SMOOTH = 3;
+const LOSS = "loss", EVAL = "eval_loss";
 const SPARK_POINTS = 120;
 const RETRY_MS = 2000, MAX_RETRY_MS = 30000;
 const MEMORY_KEYS = ["memory_allocated_bytes", "memory_rss_bytes"];
 
 const lossElement = document.getElementById("chart-loss");
-const rateElement = document.getElementById("chart-learning-rate");
-const view = { axis: "step", smooth: false, log: false };
-const lossPlot = new Plot(lossElement);
-const ratePlot = rateElement ? new Plot(rateElement) : null;
-const run = lossElement.dataset.run;
-const curves = new Curves(lossElement.dataset.api);
-let checkpoints = [], total = number(lossElement.dataset.total), waiting = [], loaded = false, reading = 0, failures = 0;
+const groups = document.getElementById("curve-groups");
+const run = lossElement.dataset.run, api = lossElement.dataset.api;
+const curves = new Curves(api), axis = new Axis(curves), extras = { checkpoints: [] };
+axis.total = number(lossElement.dataset.total);
+const view = groups ? controls({ change, find, save }) : { axis: "step", smoothing: 0, log: false, link: false };
+axis.kind = view.axis;
+const shared = { curves, axis, view, onZoom: zoomed, onHover: pointed };
+const lossChart = new CurveChart(lossElement, LOSS, { ...shared, companion: EVAL, extras });
+const grid = groups ? new ChartGrid(groups, shared, { without: [LOSS], api, say }) : null;
+if (grid) grid.wanted = view.keys;
+let waiting = [], loaded = false, reading = 0, failures = 0, due = 0;
 
-// --- Drawing -------------------------------------------------------------------------------------------------------
+// --- All charts together -------------------------------------------------------------------------------------------
 
-function xOf(step, time) {
-  return view.axis === "step" ? step : (time - curves.start) / 60;
+// Once a frame: a slider that is dragged tells of each place that it passes.
+function change() {
+  if (!due) due = requestAnimationFrame(() => { due = 0; drawOtherwise(); });
 }
 
-function xs(rows) {
-  return view.axis === "step" ? [...rows.step] : rows.time.map((time) => xOf(0, time));
-}
-
-function flagX(step) {
-  if (view.axis === "step") return step;
-  const rows = curves.get("loss");
-  const index = rows.step.findIndex((known) => known >= step);
-  return index < 0 ? null : xOf(step, rows.time[index]);
-}
-
-function lossTraces(colors) {
-  const loss = curves.get("loss"), evaluated = curves.get("eval_loss");
-  const hover = "%{fullData.name} %{y:.4g}<extra></extra>";
-  return [
-    { type: "scatter", mode: "lines", name: "loss", x: xs(loss), y: [...loss.value], connectgaps: false, hovertemplate: hover, opacity: view.smooth ? 0.3 : 1, line: { color: colors["series-1"], width: 1.7 } },
-    { type: "scatter", mode: "markers", name: "eval_loss", cliponaxis: false, x: xs(evaluated), y: [...evaluated.value], hovertemplate: hover, marker: { symbol: "circle", size: 9, color: colors.surface, line: { color: colors["series-2"], width: 2 } } },
-    { type: "scatter", mode: "markers", name: "checkpoints", yaxis: "y2", x: checkpoints.map((row) => flagX(row.step)), y: checkpoints.map(() => 0.96), cliponaxis: false, hovertemplate: "checkpoint at step %{text}<extra></extra>", text: checkpoints.map((row) => count(row.step)), marker: { symbol: "triangle-right", size: 10, color: colors["series-3"] } },
-    { type: "scatter", mode: "lines", name: "smoothed", visible: view.smooth, x: xs(loss), y: view.smooth ? smoothed(loss.value) : [...loss.value], hovertemplate: hover, line: { color: colors["series-1"], width: 2 } },
-  ];
-}
-
-async function draw() {
-  const colors = palette();
-  const xTitle = view.axis === "step" ? "step" : "minutes since the start";
-  const range = view.axis === "step" ? total : null;
-  const jobs = [lossPlot.draw(lossTraces(colors), layout(colors, { xTitle, total: range, log: view.log, flags: true }))];
-  if (ratePlot) {
-    const rate = curves.get("learning_rate");
-    const trace = { type: "scatter", mode: "lines", name: "learning_rate", x: xs(rate), y: [...rate.value], hovertemplate: "learning rate %{y:.3g}<extra></extra>", line: { color: colors["series-3"], width: 1.7 } };
-    jobs.push(ratePlot.draw([trace], layout(colors, { xTitle, total: range, log: false, tickFormat: "~e" })));
+async function drawOtherwise() {
+  if (view.axis === TOKENS && !curves.has(TOKENS)) await curves.load([TOKENS]).catch(() => {});
+  if (axis.kind !== view.axis) { // a part of one axis is none of another
+    lossChart.forgetZoom();
+    grid.zoomTo(null);
   }
-  await Promise.all(jobs);
+  axis.kind = view.axis;
+  if (!loaded) return;
+  await draw();
+  grid.redraw();
+}
+
+function zoomed(chart, range) {
+  if (!view.link) return tryTo(chart.zoomTo(range));
+  grid.zoomTo(range);
+  return tryTo(lossChart.zoomTo(range));
+}
+
+async function tryTo(work) {
+  try { await work; say(""); } catch (error) { say(`The detail can't be read: ${error.message} Zoom once more.`); }
+}
+
+function pointed(chart, x) {
+  if (!view.link) return;
+  for (const other of [lossChart, ...grid.drawn.filter((card) => card.isSeen).map((card) => card.chart)]) if (other !== chart) other.point(x);
+}
+
+function draw() {
+  return lossChart.draw();
+}
+
+function find(text) {
+  const found = grid.search(text);
+  const none = document.getElementById("curve-none");
+  none.hidden = found > 0 || !text.trim() || !loaded;
+  none.textContent = `No curve of this run is called like \u201c${text}\u201d.`;
+}
+
+function save(format) {
+  lossChart.save(format, `run-${run}-loss`);
 }
 
 function sparks() {
@@ -69,21 +86,27 @@ function sparks() {
   }
 }
 
+function sparkKeys() {
+  const names = [...document.querySelectorAll("[data-curve]")].map((spark) => spark.dataset.curve);
+  return names.map((name) => (name === "memory" ? memoryKey() : name)).filter((key) => curves.metrics.has(key) && !curves.has(key));
+}
+
 function memoryKey() {
-  return MEMORY_KEYS.find((key) => curves.get(key).step.length) || MEMORY_KEYS[1];
+  return MEMORY_KEYS.find((key) => curves.metrics.has(key)) || MEMORY_KEYS[1];
 }
 
 function figures() {
-  for (const key of ["loss", "eval_loss", "tokens_per_second", "grad_norm"]) {
-    const rows = curves.get(key);
-    if (!rows.step.length) continue;
-    const text = figure(rows.raw[rows.raw.length - 1]);
-    for (const place of document.querySelectorAll(`[data-last="${key}"]`)) place.textContent = text;
-    for (const place of document.querySelectorAll(`[data-last-unit="${key}"]`)) place.textContent = `${count(rows.value[rows.value.length - 1])} tokens/s`;
+  for (const key of [LOSS, EVAL, "tokens_per_second", "grad_norm"]) {
+    const metric = curves.metrics.get(key);
+    if (!metric) continue;
+    for (const place of document.querySelectorAll(`[data-last="${key}"]`)) place.textContent = figure(metric.last);
+    for (const place of document.querySelectorAll(`[data-last-unit="${key}"]`)) place.textContent = `${count(metric.last)} tokens/s`;
   }
-  const memory = curves.get(memoryKey());
+  const memory = curves.metrics.get(memoryKey());
   const place = document.querySelector('[data-last="memory"]');
-  if (place && memory.step.length) place.textContent = gib(memory.value[memory.value.length - 1]);
+  if (place && memory) place.textContent = gib(memory.last);
+  const tokens = document.querySelector("[data-axis=tokens]");
+  if (tokens) tokens.hidden = !curves.metrics.has(TOKENS);
 }
 
 // --- Reading -------------------------------------------------------------------------------------------------------
@@ -92,14 +115,16 @@ async function read() {
   const mine = (reading += 1);
   loaded = false;
   try {
-    const [points, answer] = await Promise.all([curves.load(), send(`${lossElement.dataset.api}/checkpoints`)]);
-    const rows = await answer.json();
+    curves.clear();
+    const first = [LOSS, EVAL, ...(view.axis === TOKENS ? [TOKENS] : [])];
+    const [outline, answer] = await Promise.all([curves.outline(), send(`${api}/checkpoints`), curves.load(first)]);
+    extras.checkpoints = await answer.json();
     if (mine !== reading) return;
-    curves.replace(points);
-    checkpoints = Array.isArray(rows) ? rows : rows.checkpoints;
+    curves.takeOutline(outline);
+    lossChart.forgetZoom();
     await draw();
     if (mine !== reading) return;
-    say(curves.get("loss").step.length ? "" : "The first point comes with the first step.");
+    say(curves.has(LOSS) || curves.metrics.size ? "" : "The first point comes with the first step.");
   } catch (error) {
     if (mine === reading) readLater(mine, error);
     return;
@@ -109,8 +134,17 @@ async function read() {
   const held = waiting;
   waiting = [];
   held.forEach(receive);
-  sparks();
   figures();
+  showAll();
+}
+
+// What isn't looked at first: the small lines beside the figures, and the charts of all keys.
+async function showAll() {
+  grid?.update();
+  if (grid) find(view.keys);
+  grid?.redraw();
+  await curves.load(sparkKeys()).catch(() => {});
+  sparks();
 }
 
 // Only the newest reading is tried again: a later one (after a reset) has taken its place.
@@ -118,11 +152,6 @@ function readLater(mine, error) {
   say(`The curves can't be read: ${error.message} Trying again.`);
   setTimeout(() => { if (mine === reading) read(); }, Math.min(RETRY_MS * 2 ** failures, MAX_RETRY_MS));
   failures += 1;
-}
-
-function say(text) {
-  const place = document.getElementById("chart-state");
-  if (place) { place.textContent = text; place.hidden = !text; }
 }
 
 function receive(message) {
@@ -137,36 +166,33 @@ function receive(message) {
 }
 
 function take({ points, progress: how }) {
-  const onlyNew = {};
-  for (const [key, rows] of Object.entries(points)) onlyNew[key] = curves.add(key, rows);
-  const toXY = (rows) => rows.map((row) => [xOf(row.step, row.time), row.value]);
-  lossPlot.extend(LOSS, toXY(onlyNew.loss || []));
-  lossPlot.extend(EVAL, toXY(onlyNew.eval_loss || []));
-  if (view.smooth && onlyNew.loss?.length) {
-    const all = smoothed(curves.get("loss").value);
-    lossPlot.extend(SMOOTH, onlyNew.loss.map((row, index) => [xOf(row.step, row.time), all[all.length - onlyNew.loss.length + index]]));
+  const known = curves.metrics.size;
+  const news = Object.entries(points).map(([key, rows]) => [key, curves.add(key, rows)]); // all first: tokens are an axis
+  for (const [key, fresh] of news) {
+    if (key === LOSS || key === EVAL) lossChart.extend(key, fresh);
+    if (key === LOSS && fresh) say("");
+    grid?.extend(key, fresh);
   }
-  ratePlot?.extend(0, toXY(onlyNew.learning_rate || []));
-  if (onlyNew.loss?.length) say("");
+  if (curves.metrics.size > known) grid?.update();
   figures();
   sparks();
   if (how) progress(how);
-  if (curves.get("loss").step.length > TOO_MANY_POINTS) read();
+  if (curves.hasGrownTooLong(LOSS)) read();
 }
 
 function flag(row) {
   if (row.gone) {
-    checkpoints = checkpoints.filter((known) => known.step !== row.step);
+    extras.checkpoints = extras.checkpoints.filter((known) => known.step !== row.step);
     draw();
-  } else if (!checkpoints.some((known) => known.step === row.step)) {
-    checkpoints.push(row);
+  } else if (!extras.checkpoints.some((known) => known.step === row.step)) {
+    extras.checkpoints.push(row);
     draw();
   }
 }
 
 function progress({ step, total_steps: steps, epoch, eta_seconds: eta }) {
-  if (steps && steps !== total) {
-    total = steps;
+  if (steps && steps !== axis.total) {
+    axis.total = steps;
     if (view.axis === "step") draw();
   }
   const bar = document.getElementById("run-bar"), text = document.getElementById("run-words");
@@ -194,31 +220,7 @@ function log(lines) {
   if (sticks) box.scrollTop = box.scrollHeight;
 }
 
-// --- Controls ------------------------------------------------------------------------------------------------------
-
-function press(button, group) {
-  for (const other of document.querySelectorAll(group)) other.setAttribute("aria-pressed", String(other === button));
-}
-
-document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-axis], [data-smooth], [data-log], [data-export]");
-  if (!button) return;
-  if ("axis" in button.dataset) { view.axis = button.dataset.axis; press(button, "[data-axis]"); }
-  if ("smooth" in button.dataset) { view.smooth = button.dataset.smooth === "yes"; press(button, "[data-smooth]"); }
-  if ("log" in button.dataset) { view.log = !view.log; button.setAttribute("aria-pressed", String(view.log)); }
-  if ("export" in button.dataset) return save();
-  draw();
-});
-
-function save() {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([curves.csv()], { type: "text/csv" }));
-  link.download = `run-${run}.csv`;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-document.addEventListener("themechange", () => { if (loaded) draw(); });
+document.addEventListener("themechange", () => { if (loaded) { draw(); grid?.redraw(); } });
 on(`run:${run}`, receive);
 const box = document.getElementById("log");
 if (box) box.scrollTop = box.scrollHeight;

@@ -1,6 +1,7 @@
 // One power sweep: a point a profile, read once through the API and then brought by the socket; the bar of its phase.
 import { on } from "./live.js";
 import { Plot, layout, palette } from "./chart.js";
+import { say } from "./chart-state.js";
 import { figure } from "./format.js";
 import { send } from "./csrf.js";
 
@@ -11,12 +12,6 @@ const plot = new Plot(element);
 let shown = { results: [], recommended: null };
 
 const capital = (word) => word.charAt(0).toUpperCase() + word.slice(1);
-
-function say(text) {
-  const place = document.getElementById("chart-state");
-  place.textContent = text;
-  place.hidden = !text;
-}
 
 function points() {
   return shown.results

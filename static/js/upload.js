@@ -1,13 +1,13 @@
 // Sends a dataset in parts. What the server holds is asked first, so an upload goes on after a break or a reload.
 import { send } from "./csrf.js";
-import { count, duration, filesize } from "./format.js";
+import { count, filesize } from "./format.js";
+import { Rate } from "./rate.js";
 
 const TRIES = 6;
-const SPEED_MS = 8000;
 const form = document.getElementById("upload");
 const part = (id) => document.getElementById(id);
 const fileInput = part("file"), nameInput = part("name"), fraction = part("eval_fraction");
-let file = null, running = false, paused = false, controller = null, samples = [];
+let file = null, running = false, paused = false, controller = null, rate = new Rate();
 
 const keyOf = (chosen) => `upload:${chosen.name}:${chosen.size}:${chosen.lastModified}`;
 const remember = (key, value) => { try { localStorage.setItem(key, JSON.stringify(value)); } catch { /* then it can't be resumed */ } };
@@ -81,7 +81,7 @@ async function begin() {
 async function upload() {
   const share = checked();
   if (share === null || running) return;
-  running = true; paused = false; samples = [];
+  running = true; paused = false; rate = new Rate();
   controls();
   fault("");
   const key = keyOf(file);
@@ -135,16 +135,11 @@ async function complete(id, key, share) {
 }
 
 function show(done) {
-  const now = performance.now();
-  samples.push([now, done]);
-  while (samples.length > 2 && now - samples[0][0] > SPEED_MS) samples.shift();
   part("going").hidden = false;
   part("bar").max = file.size;
   part("bar").value = done;
   part("amount").textContent = `${filesize(done)} of ${filesize(file.size)} (${count((100 * done) / file.size)} %)`;
-  const [then, before] = samples[0];
-  const speed = now > then ? (done - before) / ((now - then) / 1000) : 0;
-  part("speed").textContent = speed > 0 ? `${filesize(speed)}/s · ${duration((file.size - done) / speed)} left` : "";
+  part("speed").textContent = rate.add(done).words("bytes", file.size);
 }
 
 function controls() {

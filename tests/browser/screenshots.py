@@ -3,6 +3,7 @@
 A real product on this machine with the tiny model: a dataset is uploaded, a run is watched, its model answers.
 """
 
+import json
 import re
 import sys
 import tempfile
@@ -68,6 +69,12 @@ def main(folder: Path) -> None:
                 page.wait_for_url(re.compile("/chat$"))
                 story.ask(page, "What is the rudder for?")
                 shoot(page, folder, "chat")
+                others = json.loads(product.python("-m", "tests.browser.compared_runs", "rates"))
+                page.goto("/runs/")
+                shoot(page, folder, "runs")
+                page.goto(f"/runs/compare?runs={','.join(map(str, others))}&key=loss")
+                page.wait_for_function("() => document.getElementById('chart-compare').data?.length === 6")
+                shoot(page, folder, "compare")
         finally:
             product.close()
 

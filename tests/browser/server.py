@@ -27,7 +27,7 @@ document.addEventListener("securitypolicyviolation", (event) => console.error(
   `CSP violation: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`
 ));
 """
-TIMEOUT_MILLISECONDS = 20_000
+TIMEOUT_MILLISECONDS = 45_000
 GIVEN_UP = "net::ERR_ABORTED"
 """What the browser says of a request that the page itself gave up, by leaving or by `abort()`: no fault."""
 

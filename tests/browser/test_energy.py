@@ -97,7 +97,7 @@ def test_joules_of_a_run_agree_with_the_curve_and_the_page_grows(
     begin, end = datetime.fromisoformat(f"{began}+00:00").timestamp(), ended()
     energy = product.run_facts(run)["energy"]
     assert energy["joules"] == pytest.approx(draw.joules(begin, end), rel=0.02)
-    assert energy["covered_seconds"] == pytest.approx(end - begin, abs=0.1)
+    assert energy["covered_seconds"] == pytest.approx(end - begin, abs=1)  # samples are a second apart
     assert energy["tokens"] > 0
     assert energy["joules_per_token"] == pytest.approx(energy["joules"] / energy["tokens"], rel=0.01)
 

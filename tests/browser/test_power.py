@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser import judges
 from tests.browser.conftest import OpenPage
 from tests.fakes.gpus import FakeGpus
 from tests.product import Product
@@ -150,3 +151,13 @@ def test_who_may_not_set_power_sees_why(product: Product, open_page: OpenPage) -
     expect(button).to_have_attribute("title", re.compile("needs the role admin"))
     with product.client("use") as client:
         assert client.post("/api/settings/power_profile?profile=max").status_code == 403
+
+
+def test_pages_with_gpus_are_open_to_everybody(product: Product, open_page: OpenPage) -> None:
+    page = open_page("admin").page
+    found: list[str] = []
+    for address in ("/", "/hosts/", "/power/", "/wall"):
+        page.goto(address)
+        expect(page.locator('main [data-figure="temperature_celsius"]').first).to_be_visible()
+        found += [f"{address}: {text}" for text in judges.violations(page)]
+    assert found == [], "\n".join(found)

@@ -12,7 +12,8 @@ ANSWER_SECONDS = 0.2
 
 
 class PacedEngine:
-    """`tokens_per_second()` is each client's pace; `status` other than 200 refuses. `asked`: the bodies, in order.
+    """`tokens_per_second()` is each client's pace; `status` other than 200 refuses, `waiting` requests are said to wait
+    for a place. `asked`: the bodies, in order.
     `answered`: begin, end (time.monotonic) and tokens of each text.
 
     An answer has as many tokens as the pace gives in the time that it took, so a busy machine doesn't slow it down.
@@ -21,6 +22,7 @@ class PacedEngine:
     def __init__(self, tokens_per_second: Callable[[], float]) -> None:
         self.tokens_per_second = tokens_per_second
         self.status = 200
+        self.waiting = 0
         self.asked: list[dict[str, Any]] = []
         self.answered: list[tuple[float, float, int]] = []
         self.tokens_sent: set[str] = set()
@@ -38,7 +40,7 @@ class PacedEngine:
         tokens = round((end - begin) * self.tokens_per_second())
         self.answered.append((begin, end, tokens))
         usage = {"prompt_tokens": 9, "completion_tokens": tokens}
-        return 200, {"choices": [{"message": {"content": "Ahoy."}}], "usage": usage}
+        return 200, {"choices": [{"message": {"content": "Ahoy."}, "finish_reason": "stop"}], "usage": usage}
 
     def tokens_between(self, begin: float, end: float) -> float:
         """The tokens that it gave between two times, by its own count."""
@@ -51,9 +53,14 @@ def running(engine: PacedEngine) -> Iterator[PacedEngine]:
     """The engine on a port of its own."""
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.tell(200, {"waiting": engine.waiting})
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, told = engine.answer(body, self.headers.get("Authorization", ""))
+            self.tell(*engine.answer(body, self.headers.get("Authorization", "")))
+
+        def tell(self, status: int, told: dict[str, Any]) -> None:
             answer = json.dumps(told).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))

@@ -14,6 +14,8 @@ from controlplane.fleet.protocol import (
     HostReading,
     HostSample,
     LaunchAnswer,
+    LogBytes,
+    LogPage,
     LogSlice,
     PersistenceAnswer,
     PollAnswer,
@@ -115,6 +117,12 @@ class AbsentHost:
         raise NotImplementedError
 
     def read_log(self, job_id: int, attempt: int, **_how: Any) -> LogSlice:
+        raise NotImplementedError
+
+    def page_log(self, job_id: int, attempt: int, **_how: Any) -> LogPage:
+        raise NotImplementedError
+
+    def copy_log(self, job_id: int, attempt: int, *, start: int = 0) -> LogBytes:
         raise NotImplementedError
 
     def read_agent_log(self, lines: int) -> list[str]:

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Protocol
 
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+"""Words that no page may take for markup."""
+
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 
 

@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 from django.db import transaction
 from django.test import Client
-from django.utils import timezone
 
-from controlplane.models import Checkpoint, Job, LanguageModel, Run
+from controlplane.models import Job, LanguageModel, Run
 from controlplane.models.jobs import Status
 from controlplane.services import curves
 from tests import factories
@@ -58,6 +57,10 @@ def test_a_dataset_by_name_is_its_newest_version(user: Client) -> None:
         ({"data": {"eval_fraction": 0.9}}, "config.data.eval_fraction"),
         ({"model": {"method": "magic"}}, "config.model.method"),
         ({"locked": {"model_architecture": "LlamaForCausalLM"}}, "config.locked.model_architecture"),
+        (
+            {"monitoring": {"evaluate_checkpoints": True}, "data": {"eval_fraction": 0.0}},
+            "config.monitoring.evaluate_checkpoints",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused_with_its_path(
@@ -136,17 +139,10 @@ def test_curves_are_chosen_cut_and_thinned(user: Client) -> None:
     assert user.get("/api/runs/999999/metrics").status_code == 404
 
 
-def make_checkpoint(run: Run, step: int, eval_loss: float | None) -> None:
-    Checkpoint.objects.create(
-        run=run, step=step, path=f"checkpoints/step-{step}", bytes=1000, loss=2.0, eval_loss=eval_loss,
-        created_at=timezone.now(),
-    )  # fmt: skip
-
-
 def test_checkpoints_come_in_order_with_the_best_marked(user: Client) -> None:
     run = factories.make_run()
     for step, eval_loss in ((20, 1.0), (10, 0.5), (30, 2.0)):
-        make_checkpoint(run, step, eval_loss)
+        factories.make_checkpoint(run, step, eval_loss=eval_loss)
     listed = user.get(f"/api/runs/{run.pk}/checkpoints").json()
     assert [(item["step"], item["eval_loss"], item["is_best"]) for item in listed] == [
         (10, 0.5, True), (20, 1.0, False), (30, 2.0, False)
@@ -156,8 +152,7 @@ def test_checkpoints_come_in_order_with_the_best_marked(user: Client) -> None:
 
 def test_a_checkpoint_becomes_a_model_by_a_job(user: Client) -> None:
     run = factories.make_run()
-    make_checkpoint(run, 10, 0.5)
-    (run.folder / "checkpoints" / "step-10").mkdir(parents=True)
+    factories.make_checkpoint(run, 10)
     response = user.post(f"/api/runs/{run.pk}/checkpoints/10/register", {"id": "mine/step-10"}, content_type=JSON)
     assert response.status_code == 201, response.content
     answer = response.json()

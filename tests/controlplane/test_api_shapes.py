@@ -15,10 +15,13 @@ CALLS = {
     "/api/health": "get", "/api/info": "get", "/api/version": "get", "/api/gpu": "get", "/api/system": "get",
     "/api/logs/{component}": "get", "/api/config": "get",
     "/api/models": "get", "/api/models/register": "post", "/api/models/set_active": "post",
-    "/api/models/active": "get", "/api/models/reload": "post", "/api/models/{model_id}": "get delete",
+    "/api/models/active": "get", "/api/models/engine": "get", "/api/exports": "get post",
+    "/api/exports/{export_id}": "get delete", "/api/exports/{export_id}/download": "get",
+    "/api/models/reload": "post", "/api/models/{model_id}": "get delete",
     "/v1/chat/completions": "post", "/v1/completions": "post", "/v1/models": "get", "/v1/models/{model_id}": "get",
     "/api/v1/chat/completions": "post", "/api/v1/models": "get",
     "/api/jobs": "get", "/api/jobs/stats": "get", "/api/jobs/{job_id}": "get", "/api/jobs/{job_id}/cancel": "post",
+    "/api/jobs/{job_id}/log": "get", "/api/jobs/{job_id}/log/download": "get",
     "/api/jobs/{job_id}/retry": "post", "/api/jobs/{job_id}/priority": "post",
     "/api/settings/power_profile": "get post", "/api/settings/persistence_mode": "post",
     "/api/settings/power_schedules": "get post", "/api/settings/power_schedules/{schedule_id}": "get patch delete",
@@ -26,7 +29,9 @@ CALLS = {
     "/api/uploads/{upload_id}/parts/{number}": "put", "/api/uploads/{upload_id}/complete": "post",
     "/api/datasets": "get post", "/api/datasets/{dataset_id}": "get delete",
     "/api/datasets/{dataset_id}/preview": "get", "/api/datasets/{dataset_id}/download": "get",
-    "/api/runs": "get post", "/api/runs/{run_id}": "get delete", "/api/runs/{run_id}/metrics": "get",
+    "/api/runs/many": "post", "/api/runs/compare": "get", "/api/runs/compare/metrics": "get",
+    "/api/run-views": "get post", "/api/run-views/{view_id}": "patch delete",
+    "/api/runs": "get post", "/api/runs/{run_id}": "get patch delete", "/api/runs/{run_id}/metrics": "get",
     "/api/runs/{run_id}/stop": "post", "/api/runs/{run_id}/pause": "post", "/api/runs/{run_id}/resume": "post",
     "/api/runs/{run_id}/checkpoints": "get", "/api/runs/{run_id}/checkpoints/{step}/register": "post",
     "/api/keys": "get post", "/api/keys/{key_id}": "delete", "/api/hosts": "get", "/api/settings": "get",
@@ -36,6 +41,12 @@ CALLS = {
     "/api/runs/{run_id}/go-on": "post", "/api/run-sweeps": "get post", "/api/run-sweeps/{sweep_id}": "get delete",
     "/api/run-sweeps/{sweep_id}/pause": "post", "/api/run-sweeps/{sweep_id}/resume": "post",
     "/api/run-sweeps/{sweep_id}/stop": "post",
+    "/api/conversations": "get post", "/api/conversations/{conversation_id}": "get patch delete",
+    "/api/conversations/{conversation_id}/turns": "post", "/api/conversations/{conversation_id}/answers": "post",
+    "/api/conversations/{conversation_id}/votes": "post", "/api/votes": "get", "/api/votes.csv": "get",
+    "/api/collected": "get post", "/api/collected/rows": "get", "/api/collected/rows/{row_id}": "delete",
+    "/api/collected/dataset": "post",
+    "/api/search": "get",
     "/api/audit": "get", "/api/energy": "get", "/api/power_sweeps": "get post", "/api/power_sweeps/{sweep_id}": "get",
     "/api/power_sweeps/{sweep_id}/cancel": "post", "/api/power_sweeps/{sweep_id}/use": "post",
 }  # fmt: skip
@@ -60,7 +71,8 @@ def test_the_schema_describes_every_setting_of_a_run() -> None:
 
 def test_an_unknown_address_is_told_in_the_shape_of_its_api() -> None:
     client = factories.make_client("read")
-    assert set(client.get("/api/no/such/call").json()) == {"detail"}
+    for path in ("/api/no/such/call", "/api/"):
+        assert set(client.get(path).json()) == {"detail"}
     for path in ("/v1/no/such/call", "/api/v1/no/such/call"):
         response = client.get(path)
         assert response.status_code == 404

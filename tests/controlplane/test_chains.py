@@ -3,16 +3,17 @@
 from typing import Any
 
 import pytest
-from django.utils import timezone
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError
 from controlplane.kinds.registry import kind_of
-from controlplane.models import Attempt, AuditLine, Chain, Checkpoint, LanguageModel, Run
+from controlplane.models import Attempt, AuditLine, Chain, LanguageModel, Run
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import Status
 from controlplane.models.language_models import ModelState
 from controlplane.services import chains, jobs, models, runs
-from tests.factories import make_client, make_dataset, make_host, make_model
+from tests.factories import make_checkpoint, make_client, make_dataset, make_host, make_model
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
 STRANGER = Actor(name="stranger", role=Role.USE)
@@ -111,7 +112,7 @@ def test_of_two_interrupted_runs_the_older_one_goes_first() -> None:
 def test_a_checkpoint_from_before_the_chain_went_on_does_not_undo_it() -> None:
     base_model()
     old = launch(chained("tiny"))
-    Checkpoint.objects.create(run=old, step=2, path="checkpoints/step-2", bytes=1, created_at=timezone.now())
+    make_checkpoint(old, 2)
     jobs.transition(old.job_id, Status.FAILED, reason="test")
     finish(launch(chained()))
     jobs.retry(SYSTEM, old.job_id)
@@ -152,6 +153,19 @@ def test_a_chain_begins_anew_at_its_base_when_nothing_of_it_runs() -> None:
     assert (chain.start, chain.locked) == (tiny, {})
     assert LanguageModel.objects.get(pk=made.pk).state == ModelState.READY
     assert AuditLine.objects.get(action="chain.reset").detail == {"before": made.name, "after": "tiny"}
+
+
+def test_chains_are_listed_with_as_many_questions_as_one() -> None:
+    base_model()
+    dataset, counts = make_dataset().pk, []
+    for name in ("day", "night", "dusk"):
+        for _ in range(2):
+            runs.create(SYSTEM, name="a link", dataset=dataset, model="tiny", config={"model": {"chain": name}})
+        with CaptureQueriesContext(connection) as asked:
+            told = chains.list_facts()
+        counts.append(len(asked))
+        assert [len(row["runs"]) for row in told] == [2] * len(told)
+    assert counts == [counts[0]] * 3
 
 
 def test_a_chain_is_shown_reset_and_forgotten_by_the_api() -> None:

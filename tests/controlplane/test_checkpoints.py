@@ -1,29 +1,16 @@
 """Checkpoints marked as ones that stay, and taken away by hand, by the same service from page and API."""
 
-from pathlib import Path
-
 import pytest
-from django.utils import timezone
 
 from controlplane.errors import ConflictError, ForbiddenError, NotFoundError
-from controlplane.models import Checkpoint, Job, Run
+from controlplane.models import Job, Run
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import Status
 from controlplane.services import checkpoints, models, runs
-from tests.factories import make_client, make_run
+from tests.factories import make_checkpoint, make_client, make_run
 from training.checkpoints import is_kept, path_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
-
-
-def make_checkpoint(run: Run, step: int) -> Path:
-    folder = path_of(run.folder / "checkpoints", step)
-    folder.mkdir(parents=True)
-    (folder / "model.safetensors").write_bytes(b"weights")
-    Checkpoint.objects.create(
-        run=run, step=step, path=f"checkpoints/step-{step}", bytes=7, loss=1.0 / step, created_at=timezone.now()
-    )
-    return folder
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from django.core.management import call_command
 from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
 
 from controlplane import inner_jobs
 from controlplane.errors import ConflictError
@@ -21,6 +22,7 @@ from controlplane.models.jobs import Kind, Status
 from controlplane.models.language_models import ModelState
 from controlplane.services import cleaning, jobs, storage
 from controlplane.services.disk_walk import measure
+from tests.controlplane.evaluations import make_evaluation
 from tests.factories import make_client, make_dataset, make_host, make_job, make_model, make_run
 
 pytestmark = pytest.mark.django_db
@@ -65,6 +67,16 @@ def test_orphans_of_every_kind_are_found_and_go(home: Path) -> None:
     assert (model.folder.is_dir(), run.dataset.folder.is_dir()) == (True, True)
     (line,) = AuditLine.objects.filter(action="storage.clean")
     assert (line.actor, line.detail["freed_bytes"]) == ("ada", result["freed_bytes"])
+
+
+def test_each_thing_is_looked_at_once_more_by_itself(
+    home: Path, django_assert_max_num_queries: DjangoAssertNumQueries
+) -> None:
+    make_model()
+    for _ in range(20):
+        put(home / "models" / str(uuid4()) / "file")
+    with django_assert_max_num_queries(20 * 3 + 40):
+        assert cleaning.clean("ada")["things"] == 20
 
 
 def test_a_dry_run_changes_nothing(home: Path) -> None:
@@ -136,11 +148,13 @@ def test_logs_of_earlier_attempts_are_compressed_and_can_be_read(home: Path) -> 
 
 def test_marks_of_what_is_gone_go_and_pins_stay(home: Path) -> None:
     run, model = make_run(status=Status.DONE), make_model()
+    waiting, over = make_evaluation(status=Status.PENDING), make_evaluation()
+    asked, answered = (f"evaluation-{row.pk}" for row in (waiting, over))
     folder = run.folder / "checkpoints" / "step-1"
-    for name in ("pin", "snapshot", str(uuid4()), str(model.uuid)):
+    for name in ("pin", "snapshot", str(uuid4()), str(model.uuid), asked, answered):
         put(folder / f"keep.{name}", 0)
     cleaning.clean("ada")
-    assert {path.name for path in folder.iterdir()} == {"keep.pin", f"keep.{model.uuid}"}
+    assert {path.name for path in folder.iterdir()} == {"keep.pin", f"keep.{model.uuid}", f"keep.{asked}"}
 
 
 def test_what_came_into_use_since_it_was_planned_stays(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,9 +199,14 @@ def test_the_api_plans_and_cleans_by_a_job(home: Path) -> None:
     client = make_client("admin", "cleaner")
     body, kind = {"dry_run": True}, "application/json"
     assert make_client("use").post("/api/storage/clean", body, content_type=kind).status_code == 403
-    planned = client.post("/api/storage/clean", body, content_type=kind)
-    assert (planned.status_code, planned.json()["items"][0]["path"]) == (200, "runs/999999")
-    assert not Job.objects.filter(kind=Kind.CLEAN).exists()
+    assert make_client("use").get("/api/storage/leftovers").status_code == 403
+    assert client.get("/api/storage/leftovers").json()["looked_at"] is None
+    looks = [client.post("/api/storage/clean", body, content_type=kind) for _ in range(2)]
+    assert {(answer.status_code, answer.json()["job_id"]) for answer in looks} == {(202, looks[0].json()["job_id"])}
+    assert client.get("/api/storage/leftovers").json()["job_id"] == inner_jobs.work()
+    planned = client.get("/api/storage/leftovers").json()
+    assert (planned["things"], planned["items"][0]["path"], planned["job_id"]) == (1, "runs/999999", None)
+    assert (planned["looked_at"] is not None, planned["bytes"] >= 5000) == (True, True)
     asked = client.post("/api/storage/clean", {}, content_type=kind)
     assert asked.status_code == 202
     assert client.post("/api/storage/clean", {}, content_type=kind).status_code == 409
@@ -195,6 +214,7 @@ def test_the_api_plans_and_cleans_by_a_job(home: Path) -> None:
     job = jobs.get(asked.json()["job_id"])
     assert (job.kind, job.status) == (Kind.CLEAN, Status.DONE)
     assert not (home / "runs" / "999999").exists()
+    assert client.get("/api/storage/leftovers").json()["looked_at"] is None, "what was found has gone"
     assert AuditLine.objects.get(action="storage.clean").actor == "key cleaner"
 
 

@@ -15,7 +15,7 @@ from controlplane.kinds.validate import ValidateKind
 from controlplane.models import Attempt, Dataset, LiveMessage
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
-from controlplane.services import datasets
+from controlplane.services import dataset_checks, dataset_intake, datasets
 from tests import factories
 from training.config.loader import parse_config, to_dict
 
@@ -189,7 +189,10 @@ def test_a_folder_that_is_not_whole_does_not_pass_for_the_file(home: Path, left:
 
 def again(source: Path, sha256: str) -> Dataset:
     """Takes a file in."""
-    return datasets.adopt(SYSTEM, source, sha256=sha256, filename="chats.jsonl", name="again", eval_fraction=0.1)[0]
+    dataset, _ = dataset_intake.adopt(
+        SYSTEM, source, sha256=sha256, filename="chats.jsonl", name="again", eval_fraction=0.1
+    )
+    return dataset
 
 
 def test_deleting_is_refused_while_it_is_being_validated() -> None:
@@ -202,7 +205,7 @@ def test_deleting_is_refused_while_it_is_being_validated() -> None:
 
 def test_a_finished_validation_is_stored_and_told() -> None:
     dataset = factories.make_dataset(status="validating")
-    datasets.finished(dataset.pk, {"status": "ready", "examples": 3, "reason": "", "report": REPORT})
+    dataset_checks.finished(dataset.pk, {"status": "ready", "examples": 3, "reason": "", "report": REPORT})
     dataset.refresh_from_db()
     assert (dataset.status, dataset.examples, dataset.report) == ("ready", 3, REPORT)
     message = LiveMessage.objects.filter(topic="datasets").latest("seq")
@@ -212,7 +215,7 @@ def test_a_finished_validation_is_stored_and_told() -> None:
 def test_a_rejected_dataset_says_why(reader: Client) -> None:
     dataset = factories.make_dataset(status="validating")
     values = {"status": "rejected", "examples": 0, "reason": "Half of its rows are faulty.", "report": REPORT}
-    datasets.finished(dataset.pk, values)
+    dataset_checks.finished(dataset.pk, values)
     told = reader.get(f"/api/datasets/{dataset.pk}").json()
     assert (told["status"], told["reason"]) == ("rejected", "Half of its rows are faulty.")
     assert "rejected" in reader.get(f"/api/datasets/{dataset.pk}/preview").json()["detail"]
@@ -220,15 +223,15 @@ def test_a_rejected_dataset_says_why(reader: Client) -> None:
 
 def test_a_validation_that_failed_rejects_the_dataset() -> None:
     dataset = factories.make_dataset(status="validating")
-    datasets.failed(dataset.pk, {"code": "disk_full", "message": "The disk is full.", "fix": "Free space."})
+    dataset_checks.failed(dataset.pk, {"code": "disk_full", "message": "The disk is full.", "fix": "Free space."})
     dataset.refresh_from_db()
     assert dataset.status == "rejected"
     assert dataset.reason == "It could not be validated: The disk is full. Free space."
 
 
 def test_news_of_a_dataset_that_has_gone_is_no_error() -> None:
-    datasets.finished(999999, {"status": "ready", "examples": 1, "reason": "", "report": {}})
-    datasets.failed(999999, {"message": "x"})
+    dataset_checks.finished(999999, {"status": "ready", "examples": 1, "reason": "", "report": {}})
+    dataset_checks.failed(999999, {"message": "x"})
 
 
 # --- Levels -----------------------------------------------------------------------------------------------------------
@@ -272,20 +275,20 @@ def test_a_level_that_makes_no_sense_is_refused(wanted: dict[str, Any], status: 
 def test_a_check_is_refused_where_it_cannot_be_had_now() -> None:
     rejected = factories.make_dataset(status="rejected")
     with pytest.raises(ConflictError, match="is rejected; the level deep reads rows that are ready"):
-        datasets.validate(SYSTEM, rejected, "deep")
+        dataset_checks.validate(SYSTEM, rejected, "deep")
     run = factories.make_run("first")
     with pytest.raises(ConflictError, match=r"Run .* trains on"):
-        datasets.validate(SYSTEM, run.dataset)
-    datasets.validate(SYSTEM, run.dataset, "quick")
+        dataset_checks.validate(SYSTEM, run.dataset)
+    dataset_checks.validate(SYSTEM, run.dataset, "quick")
     with pytest.raises(ConflictError, match="is being checked by job"):
-        datasets.validate(SYSTEM, run.dataset, "deep")
+        dataset_checks.validate(SYSTEM, run.dataset, "deep")
 
 
 def test_findings_of_other_levels_join_the_report_and_leave_the_status() -> None:
     dataset = factories.make_dataset(report=REPORT)
-    datasets.finished(dataset.pk, {"level": "deep", "report": {"rows": 3}})
-    datasets.finished(dataset.pk, {"level": "quick", "report": {"passed": False, "reason": "A reason."}})
-    datasets.failed(dataset.pk, {"message": "It died."}, "deep")
+    dataset_checks.finished(dataset.pk, {"level": "deep", "report": {"rows": 3}})
+    dataset_checks.finished(dataset.pk, {"level": "quick", "report": {"passed": False, "reason": "A reason."}})
+    dataset_checks.failed(dataset.pk, {"message": "It died."}, "deep")
     dataset.refresh_from_db()
     assert (dataset.status, dataset.reason, dataset.examples) == ("ready", "", 3)
     assert dataset.report is not None
@@ -299,14 +302,15 @@ def test_a_file_taken_in_quickly_is_checked_wholly_only_when_it_passes(home: Pat
     data = factories.jsonl(factories.chat_rows())
     source = home / "tmp" / "inbox.jsonl"
     source.write_bytes(data)
-    dataset, _ = datasets.adopt(
+    dataset, _ = dataset_intake.adopt(
         SYSTEM, source, sha256=hashlib.sha256(data).hexdigest(), filename="inbox.jsonl", name="inbox",
         eval_fraction=0.1, level="quick",
     )  # fmt: skip
     first = dataset.job
     assert first is not None
     assert (dataset.status, first.config["level"]) == ("validating", "quick")
-    datasets.finished(dataset.pk, {"level": "quick", "report": {"passed": passed, "reason": "" if passed else "Bad."}})
+    report = {"passed": passed, "reason": "" if passed else "Bad."}
+    dataset_checks.finished(dataset.pk, {"level": "quick", "report": report})
     dataset.refresh_from_db()
     assert (dataset.status, dataset.reason) == (("validating", "") if passed else ("rejected", "Bad."))
     assert dataset.job is not None

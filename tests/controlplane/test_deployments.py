@@ -12,7 +12,7 @@ from controlplane.models import Attempt, Deployment, Job
 from controlplane.models.access import SYSTEM
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Status
-from controlplane.services import deployments, ingest, jobs
+from controlplane.services import activation, deployments, engine_watch, ingest, jobs
 from monitoring.events import EXIT_PAUSED
 from tests.factories import make_host, make_model
 
@@ -50,20 +50,20 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def started(model_name: str, port: int) -> Deployment:
     """A deployment whose engine says that it is ready."""
-    deployment = deployments.activate(SYSTEM, model_name)
+    deployment = activation.activate(SYSTEM, model_name)
     host = make_host()
     jobs.transition(deployment.job_id, Status.RUNNING, reason="test", host=host, attempt_count=1)
     attempt = Attempt.objects.create(job_id=deployment.job_id, number=1, host=host, launched=True)
     job = jobs.get(deployment.job_id)
     with transaction.atomic():
-        deployments.launching(job, attempt)
-        deployments.engine_ready(job, attempt, port)
+        activation.launching(job, attempt)
+        activation.engine_ready(job, attempt, port)
     return deployments.get(deployment.pk)
 
 
 def ready(model_name: str, port: int) -> Deployment:
     deployment = started(model_name, port)
-    deployments.check(deployment)
+    engine_watch.check(deployment)
     return deployments.get(deployment.pk)
 
 
@@ -92,7 +92,7 @@ def test_an_engine_that_fails_its_check_keeps_the_reason_and_the_old_one_its_pla
     old = ready(make_model().name, port)
     monkeypatch.setattr(Answering, "status", 500)
     new = started(make_model().name, port)
-    deployments.check(new)
+    engine_watch.check(new)
     end(new, signal=9)
     new.refresh_from_db()
     assert (new.status, "broken" in new.error) == (DeploymentStatus.FAILED, True)
@@ -104,8 +104,8 @@ def test_an_engine_that_fails_its_check_keeps_the_reason_and_the_old_one_its_pla
 
 def test_the_last_one_asked_wins(port: int) -> None:
     first = ready(make_model().name, port)
-    other = deployments.activate(SYSTEM, make_model().name)
-    assert deployments.activate(SYSTEM, first.model.name).pk == first.pk
+    other = activation.activate(SYSTEM, make_model().name)
+    assert activation.activate(SYSTEM, first.model.name).pk == first.pk
     other.refresh_from_db()
     assert other.status == DeploymentStatus.STOPPED
     assert Job.objects.get(pk=other.job_id).status == Status.CANCELLED
@@ -120,7 +120,7 @@ def test_an_engine_whose_host_went_down_is_started_again_and_stays_active(port: 
 
 def test_one_that_was_told_to_stop_is_not(port: int) -> None:
     deployment = ready(make_model().name, port)
-    deployments.stop(SYSTEM, deployment.pk)
+    activation.stop(SYSTEM, deployment.pk)
     end(deployment, signal=15)
     deployment.refresh_from_db()
     assert (deployment.status, deployment.is_active) == (DeploymentStatus.STOPPED, False)
@@ -131,7 +131,7 @@ def test_a_check_that_ends_after_a_new_attempt_began_kills_nothing(port: int, mo
     monkeypatch.setattr(Answering, "status", 500)
     stale = started(make_model().name, port)
     Deployment.objects.filter(pk=stale.pk).update(attempt_number=2, status=DeploymentStatus.STARTING)
-    deployments.check(stale)
+    engine_watch.check(stale)
     stale.refresh_from_db()
     assert stale.status == DeploymentStatus.STARTING
     assert jobs.get(stale.job_id).desired == "run"

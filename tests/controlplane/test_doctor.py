@@ -27,10 +27,8 @@ from controlplane.services.health import versions as product_versions
 from controlplane.sole import sole_web_process
 from tests import factories
 from tests.controlplane.page_reading import read
-from tests.controlplane.test_pages import client_of, quick_pages
+from tests.factories import client_of
 from tests.product import CHECKOUT, Product
-
-__all__ = ["quick_pages"]
 
 
 class FakeAgent:

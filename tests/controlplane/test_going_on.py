@@ -5,19 +5,16 @@ from typing import Any
 
 import pytest
 from django.test import Client
-from django.utils import timezone
 
 from controlplane.errors import ConflictError
 from controlplane.kinds.registry import KINDS
-from controlplane.models import Attempt, AuditLine, Checkpoint, Run, User
+from controlplane.models import Attempt, AuditLine, Run, User
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
 from controlplane.services import going_on
 from tests.controlplane.page_reading import read
-from tests.controlplane.test_pages import quick_pages
-from tests.factories import make_client, make_host, make_run, make_user
+from tests.factories import client_of, make_checkpoint, make_client, make_host, make_run, make_user
 
-__all__ = ["quick_pages"]
 pytestmark = pytest.mark.django_db
 JSON = "application/json"
 
@@ -29,10 +26,7 @@ def diverged(home: Path) -> Run:
     run.job.error = {"code": "loss_diverged", "message": "The loss has run away.", "fix": "Lower it."}
     run.job.save()
     for step, loss in ((10, 2.0), (20, 1.0), (30, 9.0)):
-        Checkpoint.objects.create(
-            run=run, step=step, path=f"checkpoints/step-{step}", bytes=1, loss=loss, created_at=timezone.now(),
-            manifest_sha256=f"{step:064d}",
-        )  # fmt: skip
+        make_checkpoint(run, step, loss=loss, manifest_sha256=f"{step:064d}")
     return run
 
 
@@ -48,8 +42,7 @@ def test_the_page_proposes_the_best_checkpoint_and_half_the_rate(diverged: Run) 
     assert page.by_id("go-on-rate").get("value") == "0.0001"
     assert [item.get("value") for item in page.all("option") if "selected" in item.attributes] == ["20"]
     assert [item.get("value") for item in page.all("option")] == ["30", "20", "10"]
-    other = Client()
-    other.force_login(make_user("use", "mara"))
+    other = client_of("use", "mara")
     assert 'id="go-on-rate"' not in other.get(f"/runs/{diverged.pk}/").content.decode()
 
 
@@ -71,7 +64,6 @@ def test_it_goes_on_from_there(diverged: Run) -> None:
 
 def test_a_later_checkpoint_that_is_kept_is_not_given_up(diverged: Run) -> None:
     kept = diverged.folder / "checkpoints" / "step-30"
-    kept.mkdir(parents=True)
     (kept / "keep.pin").touch()
     with pytest.raises(ConflictError, match="step 30"):
         going_on.go_on(SYSTEM, diverged.pk, 20)

@@ -1,5 +1,6 @@
 """Health and facts over the API: every field of api.md, with GPUs and without, and nothing that must stay secret."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,22 @@ def test_info_names_paths_and_limits(reader: Client) -> None:
     assert answer["base_paths"]["openai"] == ["/v1", "/api/v1"]
     assert answer["limits"]["upload_part_bytes"] == 4 << 20
     assert answer["limits"]["form_upload_bytes"] == 32 << 20
+    assert (answer["limits"]["queue_length"], answer["limits"]["max_tokens"]) == (1000, None)
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        ({"max_position_embeddings": 4096}, 4096),
+        ({"text_config": {"max_position_embeddings": 512}}, 512),
+        ({"architectures": []}, None),
+    ],
+)
+def test_info_tells_the_context_of_the_active_model(reader: Client, config: dict[str, Any], tokens: int | None) -> None:
+    base = factories.make_model()
+    (base.folder / "config.json").write_text(json.dumps(config))
+    factories.make_deployment(factories.make_model(kind="adapter", base=base), is_active=True)
+    assert reader.get("/api/info").json()["limits"]["max_tokens"] == tokens
 
 
 def test_versions_are_read_without_importing_torch(reader: Client) -> None:

@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
-from pytest_django import Settings
 
 from controlplane.fleet.protocol import AgentRefusedError, EndAnswer
 from controlplane.models import Host
@@ -18,23 +16,10 @@ from controlplane.pages import gpu_details, instruments
 from controlplane.services import gpu_processes, settings
 from tests.controlplane.hosts import EndingAgent
 from tests.controlplane.page_reading import Page, read
-from tests.factories import gpu_process, make_gpu, make_host, make_job, make_run, make_user
+from tests.factories import client_of, gpu_process, make_gpu, make_host, make_job, make_run
 
 pytestmark = pytest.mark.django_db
 UUID = "GPU-00000001"
-
-
-@pytest.fixture(autouse=True)
-def plain_static(settings: Settings) -> None:
-    """Static files by their plain names: nothing is collected here."""
-    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    settings.STORAGES = {**settings.STORAGES, "staticfiles": plain}
-
-
-def client_of(role: str) -> Client:
-    client = Client()
-    client.force_login(make_user(role))
-    return client
 
 
 def page_of(role: str, path: str) -> Page:

@@ -1,5 +1,6 @@
 """Ingest: events become rows once, whatever comes twice, torn, or broken; an attempt's end decides its job."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from controlplane.fleet.protocol import AttemptNews, ExitRecord
 from controlplane.models import Attempt, Job, Run
 from controlplane.models.jobs import Desired, Status
-from controlplane.services import ingest, runs
+from controlplane.services import curve_reading, ingest, runs
 from monitoring import events as ev
 from monitoring.events import EventWriter, read_lines
 from tests.factories import make_host, make_model, make_run
@@ -49,7 +50,7 @@ class Stage:
         return Job.objects.get(pk=self.run.job_id)
 
     def losses(self) -> list[tuple[int, float | str]]:
-        series = runs.series(Run.objects.get(pk=self.run.pk), ["loss"])["series"].get("loss")
+        series = curve_reading.answer(Run.objects.get(pk=self.run.pk), ["loss"])["series"].get("loss")
         return list(zip(series["step"], series["value"], strict=True)) if series else []
 
 
@@ -98,6 +99,23 @@ def test_a_resume_supersedes_the_points_beyond_it(stage: Stage) -> None:
     stage.writer.emit(metrics(6, 2.0))
     stage.take()
     assert stage.losses() == [*((step, 1.0) for step in range(1, 6)), (6, 2.0)]
+
+
+@pytest.mark.parametrize("in_one_batch", [True, False])
+def test_a_resume_takes_the_last_values_back_to_its_step(stage: Stage, in_one_batch: bool) -> None:
+    stage.writer.emit(metrics(1, 4.0))
+    stage.writer.emit(ev.Metrics(step=2, values={"loss": math.nan, "eval_loss": 3.0}, epoch=0.2))
+    stage.writer.emit(ev.Metrics(step=3, values={"loss": 2.0, "late": 1.0}, epoch=0.3))
+    if not in_one_batch:
+        stage.take()
+    stage.writer.emit(ev.Resumed(step=2))
+    stage.take()
+    run = Run.objects.get(pk=stage.run.pk)
+    assert (run.last, run.epoch, run.last_step) == ({"loss": "NaN", "eval_loss": 3.0}, None, 2)
+    stage.writer.emit(metrics(3, 5.0))
+    stage.take()
+    run = Run.objects.get(pk=stage.run.pk)
+    assert (run.last, run.epoch) == ({"loss": 5.0, "eval_loss": 3.0}, 0.3)
 
 
 def test_a_result_makes_it_done_even_when_the_exit_was_not_recorded(stage: Stage) -> None:

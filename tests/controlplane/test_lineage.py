@@ -10,7 +10,7 @@ from controlplane.errors import InvalidInputError
 from controlplane.kinds.validate import ValidateKind
 from controlplane.models import Attempt, Dataset
 from controlplane.models.access import SYSTEM
-from controlplane.services import datasets, lineage
+from controlplane.services import dataset_checks, datasets, lineage
 from controlplane.services.lineage import Lineage
 from tests import factories
 
@@ -90,7 +90,7 @@ def test_the_record_outlives_the_parent() -> None:
 
 def test_the_job_is_told_what_was_said() -> None:
     dataset = factories.make_dataset("chats", generator="writer", generator_version="2")
-    job = datasets.validate(SYSTEM, dataset)
+    job = dataset_checks.validate(SYSTEM, dataset)
     spec = ValidateKind().spec(job, Attempt(job=job, number=1, host=factories.make_host()))
     said = spec.config["lineage"]
     assert (said["generator"], said["generator_version"], said["name"]) == ("writer", "2", "chats")
@@ -102,7 +102,7 @@ def finish(generator: str, version: str, accepted: int, faulty: int, status: str
     dataset = factories.make_dataset(generator=generator, generator_version=version, status="validating")
     report = {"fault_codes": {"bad_json": faulty} if faulty else {}}
     values = {"status": status, "examples": accepted, "reason": "", "report": report, "faulty": faulty}
-    datasets.finished(dataset.pk, values)
+    dataset_checks.finished(dataset.pk, values)
 
 
 @pytest.fixture

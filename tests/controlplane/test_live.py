@@ -10,7 +10,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import transaction
 
 from controlplane.live import announce
-from controlplane.live.consumers import CLOSE_NOT_LOGGED_IN, LiveConsumer
+from controlplane.live.consumers import CLOSE_NOT_LOGGED_IN, MAX_TOPICS, LiveConsumer
 from tests.factories import make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -104,3 +104,32 @@ def test_a_wrong_request_is_answered_with_a_sentence(wrong: Any) -> None:
         return answer
 
     assert "error" in asyncio.run(scene())
+
+
+def test_topics_that_are_given_back_make_room_and_bring_nothing_more() -> None:
+    user = make_user("read")
+    topics = [f"run:{number}" for number in range(1, MAX_TOPICS + 1)]
+
+    async def scene() -> tuple[dict[str, Any], dict[str, Any], bool]:
+        announce.bind_loop(asyncio.get_running_loop())
+        try:
+            socket = await open_socket(user)
+            await socket.send_json_to({"subscribe": topics})
+            for _ in topics:
+                await socket.receive_json_from(5)
+            await socket.send_json_to({"subscribe": ["jobs"]})
+            refused = await socket.receive_json_from(5)
+            await socket.send_json_to({"unsubscribe": ["run:1", "run:1", 7, "nonsense"]})
+            await socket.send_json_to({"subscribe": ["jobs"]})
+            taken = await socket.receive_json_from(5)
+            await sync_to_async(tell)("run:1", 1)
+            silent = await socket.receive_nothing(0.05)
+            await socket.disconnect()
+        finally:
+            announce.bind_loop(None)
+        return refused, taken, silent
+
+    refused, taken, silent = asyncio.run(scene())
+    assert refused == {"error": f"A page may subscribe to {MAX_TOPICS} topics."}
+    assert (taken["topic"], taken["kind"]) == ("jobs", "subscribed")
+    assert silent

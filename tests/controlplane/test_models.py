@@ -184,7 +184,7 @@ def test_an_activation_that_fails_says_why(admin: Client, monkeypatch: pytest.Mo
     def fails(*_args: object, **_fields: object) -> Deployment:
         return factories.make_deployment(model, status="failed", error="The engine ran out of memory.")
 
-    monkeypatch.setattr("controlplane.services.deployments.activate", fails)
+    monkeypatch.setattr("controlplane.services.activation.activate", fails)
     response = admin.post("/api/models/set_active", {"id": "m"}, content_type=JSON)
     assert response.status_code == 409
     assert "ran out of memory" in response.json()["detail"]

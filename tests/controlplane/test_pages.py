@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 from django.test import Client
 from django.utils import timezone
-from pytest_django import Settings
 
 from controlplane.models import Checkpoint, Run, Sample
 from controlplane.models.jobs import Status
-from controlplane.services import access
-from tests.controlplane.page_reading import read
+from controlplane.services import access, data_generation_dataset
+from tests.controlplane.data_generations import line, make_generation
+from tests.controlplane.evaluations import logged, make_evaluation
+from tests.controlplane.page_reading import HOSTILE, read
 from tests.factories import (
+    client_of,
     gpu_process,
     make_dataset,
     make_deployment,
@@ -25,37 +27,25 @@ from tests.factories import (
 )
 
 pytestmark = pytest.mark.django_db
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 ROLES = ("read", "use", "admin")
 EVERYBODYS = (
     "/", "/runs/", "/runs/new", "/runs/{run}/", "/models/", "/models/add", "/models/at/{model}", "/datasets/",
-    "/datasets/upload", "/datasets/generators", "/datasets/{dataset}/", "/datasets/{dataset}/preview", "/chat",
-    "/queue/", "/queue/inbox/", "/hosts/",
+    "/models/active/", "/datasets/upload", "/datasets/generators", "/datasets/{dataset}/",
+    "/datasets/{dataset}/preview", "/chat", "/chat/conversations", "/chat/votes", "/chat/collected",
+    "/queue/", "/queue/chains/", "/queue/inbox/", "/hosts/",
     "/hosts/{host}/", "/hosts/{host}/gpus/0", "/power/", "/power/cards", "/settings/",
-    "/settings/values", "/password", "/navigation",
+    "/settings/values", "/styleguide", "/wall", "/password", "/navigation",
     "/bridge/instruments", "/bridge/running", "/bridge/work", "/bridge/lately",
     "/bridge/alerts", "/alerts/", "/alerts/rules",
     "/runs/{run}/parts/head", "/runs/{run}/parts/checkpoints", "/runs/{run}/parts/samples", "/runs/{run}/parts/result",
     "/runs/{run}/parts/energy", "/power/sweeps/", "/runs/sweeps/", "/runs/sweeps/new", "/runs/sweeps/row",
-    "/runs/templates/",
+    "/runs/templates/", "/evaluate/", "/evaluate/new", "/evaluate/{evaluation}/", "/evaluate/{evaluation}/examples",
+    "/evaluate/{evaluation}/promotions", "/evaluate/compare?first={evaluation}&second={evaluation}",
+    "/evaluate/datasets/{dataset}/", "/runs/{run}/evaluations", "/datasets/generate/", "/datasets/generate/new",
+    "/datasets/generate/{generation}/", "/datasets/generate/{generation}/review",
+    "/datasets/generate/{generation}/dataset", "/datasets/generate/{generation}/became",
 )  # fmt: skip
-ADMINS = ("/alerts/routes", "/settings/people", "/settings/keys", "/settings/audit")
-
-
-@pytest.fixture(autouse=True)
-def quick_pages(settings: Settings) -> None:
-    """Pages name their static files without a collected manifest, and logging in costs no second of hashing."""
-    settings.STORAGES = {
-        **settings.STORAGES, "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    }  # fmt: skip
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-
-
-def client_of(role: str) -> Client:
-    """A browser in which somebody with that role is logged in."""
-    client = Client()
-    client.force_login(make_user(role))
-    return client
+ADMINS = ("/alerts/routes", "/settings/people", "/settings/keys", "/settings/audit", "/models/usage/")
 
 
 @pytest.fixture
@@ -78,7 +68,14 @@ def world(home: Path) -> dict[str, Any]:
     failed = make_run("failed", status=Status.FAILED)
     failed.job.error = {"code": "x", "message": HOSTILE, "fix": HOSTILE}
     failed.job.save()
-    return {"run": run.pk, "model": model.name, "dataset": dataset.pk, "host": host.name}
+    asked = [logged(0, 1, question=HOSTILE, expected=HOSTILE, answer=HOSTILE), logged(1, None, error=HOSTILE)]
+    whose: dict[str, Any] = {"model": model, "dataset": dataset, "run": run, "checkpoint_step": 3}
+    evaluation = make_evaluation(rows=asked, name=HOSTILE, pattern=HOSTILE, **whose)
+    names = {"run": run.pk, "model": model.name, "dataset": dataset.pk, "host": host.name}
+    shard = [line(rows[0]["messages"])]
+    generation = make_generation(shard, name=HOSTILE, options={"domain": HOSTILE}, model=model, seeds=dataset)
+    data_generation_dataset.work()
+    return {**names, "evaluation": evaluation.pk, "generation": generation.pk}
 
 
 @pytest.mark.parametrize("role", ROLES)

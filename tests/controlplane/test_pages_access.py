@@ -8,10 +8,8 @@ from django.test import Client
 from controlplane.models import ApiKey, User
 from controlplane.services import access, settings
 from tests.controlplane.page_reading import read
-from tests.controlplane.test_pages import client_of, quick_pages
-from tests.factories import PASSWORD, make_user
+from tests.factories import PASSWORD, client_of, make_user
 
-__all__ = ["quick_pages"]
 pytestmark = pytest.mark.django_db
 NEW = {"new_password1": "quite another phrase", "new_password2": "quite another phrase"}
 
@@ -59,8 +57,7 @@ def test_a_one_time_password_opens_one_form_alone(home: Path) -> None:
 
 
 def test_changing_ones_password_wants_the_old_one(home: Path) -> None:
-    client = Client()
-    client.force_login(make_user("use", "jonas"))
+    client = client_of("use", "jonas")
     page = read(client.post("/password", {**NEW, "old_password": "guessed"}))
     assert "isn't your present password" in page.by_id("id_old_password_error").text
     short = client.post("/password", {"old_password": PASSWORD, "new_password1": "short", "new_password2": "short"})
@@ -91,6 +88,12 @@ def test_a_key_is_shown_once_and_can_be_revoked() -> None:
     assert key.expires_at is not None
     client.post(f"/settings/keys/{key.pk}/revoke")
     assert access.authenticate_key(plain) is None
+
+
+def test_a_person_is_not_called_as_a_key() -> None:
+    page = read(client_of("admin").post("/settings/people", {"username": "Key notebook", "role": "use"}))
+    assert "begin with" in page.source
+    assert not User.objects.filter(username__istartswith="key ").exists()
 
 
 def test_a_key_without_a_name_is_refused_beside_the_field() -> None:

@@ -3,38 +3,21 @@
 from collections.abc import Iterator
 
 import pytest
-from django.test import Client
 from django.utils import timezone
-from pytest_django import Settings
 
 from controlplane.models import Alert, AlertRoute
 from controlplane.services import alert_rules, alerts, notifications, settings
-from tests.controlplane.page_reading import read
+from tests.controlplane.page_reading import HOSTILE, read
 from tests.controlplane.receivers import Receiver, receiving
-from tests.factories import make_user
+from tests.factories import client_of
 
 pytestmark = pytest.mark.django_db
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
-
-
-@pytest.fixture(autouse=True)
-def quick_pages(settings: Settings) -> None:
-    """Pages name their static files without a collected manifest, and logging in costs no second of hashing."""
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    settings.STORAGES = {**settings.STORAGES, "staticfiles": plain}
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
     with receiving() as one:
         yield one
-
-
-def client_of(role: str) -> Client:
-    client = Client()
-    client.force_login(make_user(role))
-    return client
 
 
 def test_the_most_urgent_stands_first_and_hostile_words_are_text() -> None:

@@ -3,13 +3,11 @@
 import pytest
 from django.test import Client
 
-from controlplane.services import datasets
+from controlplane.services import dataset_checks
 from tests import factories
 from tests.controlplane.test_datasets import REPORT
-from tests.controlplane.test_pages import quick_pages
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
-__all__ = ["quick_pages"]
 
 DEEP = {
     "rows": 3, "compared_rows": 2, "checked_at": "2026-11-25T02:00:00+00:00",
@@ -52,7 +50,7 @@ def test_generators_are_listed_the_worst_first(client: Client) -> None:
         dataset = factories.make_dataset(generator=generator, status="validating")
         report = {"fault_codes": {"bad_json": faulty} if faulty else {}}
         values = {"status": "ready", "examples": accepted, "reason": "", "report": report, "faulty": faulty}
-        datasets.finished(dataset.pk, values)
+        dataset_checks.finished(dataset.pk, values)
     factories.make_dataset("unsaid")
     client.force_login(factories.make_user("read"))
     text = client.get("/datasets/generators").content.decode()

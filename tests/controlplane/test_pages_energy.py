@@ -9,13 +9,12 @@ from controlplane.models import Attempt, Deployment, EnergyAccount, Gpu, Job, La
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
 from controlplane.models.telemetry import SweepStatus
-from controlplane.services import power, settings
+from controlplane.services import power_agent, settings
 from tests import factories
 from tests.controlplane.hosts import AbsentHost
-from tests.controlplane.page_reading import read
-from tests.controlplane.test_pages import HOSTILE, client_of, quick_pages
+from tests.controlplane.page_reading import HOSTILE, read
+from tests.factories import client_of
 
-__all__ = ["quick_pages"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
 
 
@@ -147,7 +146,7 @@ def test_a_sweep_in_every_state_with_hostile_names(status: str, part: bool) -> N
 
 def test_the_buttons_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     agent = AbsentHost()
-    monkeypatch.setattr(power, "carrier", lambda _host: agent)
+    monkeypatch.setattr(power_agent, "carrier", lambda _host: agent)
     sweep = sweep_row(served(), SweepStatus.RUNNING)
     client = client_of("admin")
     answer = client.post(f"/power/sweeps/{sweep.pk}/cancel", follow=True)

@@ -10,14 +10,12 @@ from controlplane.fleet.protocol import AgentRefusedError
 from controlplane.models import Gpu, PowerSchedule
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Status
-from controlplane.services import power, schedules, settings, thermal
+from controlplane.services import power, power_agent, power_profiles, schedules, settings, thermal
 from tests.controlplane.hosts import AbsentHost
 from tests.controlplane.moments import heard
 from tests.controlplane.page_reading import Page, read
-from tests.controlplane.test_pages import client_of, quick_pages
-from tests.factories import make_gpu, make_host, make_run
+from tests.factories import client_of, make_gpu, make_host, make_run
 
-__all__ = ["quick_pages"]
 pytestmark = pytest.mark.django_db
 SCHEDULE = {"profile": "quiet", "begins": "22:00", "until": "07:00", "profile_after": "normal", "where": "",
             "days": [0, 1, 2, 3, 4, 5, 6]}  # fmt: skip
@@ -28,7 +26,7 @@ HX = {"HX-Request": "true"}
 def agent(monkeypatch: pytest.MonkeyPatch) -> AbsentHost:
     """The agent of every host."""
     absent = AbsentHost()
-    monkeypatch.setattr(power, "carrier", lambda _host: absent)
+    monkeypatch.setattr(power_agent, "carrier", lambda _host: absent)
     return absent
 
 
@@ -269,7 +267,7 @@ GUARD = {"thermal.enabled": "on", "thermal.power_step_celsius": 75, "thermal.hol
 def test_what_profiles_take_and_what_is_set_again(admin: Client) -> None:
     page = read(admin.post("/power/rules", RULES, follow=True))
     assert "Saved" in page.by_id("messages").text
-    assert power.concurrent_limits() == {"quiet": 0, "normal": 1, "max": 3}
+    assert power_profiles.concurrent_limits() == {"quiet": 0, "normal": 1, "max": 3}
     assert (settings.get("power.restore_at_stop"), settings.get("power.reconcile_set_again")) == (True, False)
     assert page.by_id("id_power.max_max_concurrent_jobs").get("value") == "3"
     refused = admin.post("/power/rules", {**RULES, "power.max_max_concurrent_jobs": 99})

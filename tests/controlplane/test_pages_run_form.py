@@ -12,10 +12,8 @@ from controlplane.models import Dataset, LanguageModel, Run, RunTemplate
 from controlplane.models.access import Actor, Role
 from controlplane.services import run_templates, runs
 from tests.controlplane.page_reading import Page, read
-from tests.controlplane.test_pages import quick_pages
-from tests.factories import make_dataset, make_model, make_user
+from tests.factories import client_of, make_dataset, make_model
 
-__all__ = ["quick_pages"]
 pytestmark = pytest.mark.django_db
 ANN = Actor("ann", Role.USE)
 
@@ -29,9 +27,7 @@ def ground(home: Path) -> tuple[Dataset, LanguageModel]:
 @pytest.fixture
 def ann() -> Client:
     """Ann's browser."""
-    client = Client()
-    client.force_login(make_user("use", "ann"))
-    return client
+    return client_of("use", "ann")
 
 
 def values(page: Page) -> dict[str, str]:
@@ -71,7 +67,7 @@ def test_a_run_again_begins_with_its_settings_and_tells_what_was_changed(
     assert form["monitoring.sample_prompts"] == "Ahoy?\nWhere?"
     assert "data.shuffle" not in form
     assert form["output.register_as"] == form["data.eval_fraction"] == ""
-    beside = ann.post("/runs/new/plan", {**form, "hyperparams.max_steps": "60", "data.shuffle": "on"})
+    beside = ann.post("/runs/new/beside", {**form, "hyperparams.max_steps": "60", "data.shuffle": "on"})
     told = read(beside)
     assert [row.get("data-path") for row in told.all("tr") if row.get("data-path")] == [
         "hyperparams.max_steps", "data.shuffle",
@@ -105,15 +101,15 @@ def test_nothing_typed_is_lost_when_the_run_it_began_with_is_deleted(
 def test_steps_and_rates_stand_beside_the_form(ground: tuple[Dataset, LanguageModel], ann: Client) -> None:
     form = values(read(ann.get("/runs/new")))
     form |= {"hyperparams.warmup_ratio": "0.5", "hyperparams.gradient_accumulation_steps": "2"}
-    data = read(ann.post("/runs/new/plan", form)).by_id("rate-data")
+    data = read(ann.post("/runs/new/beside", form)).by_id("rate-data")
     assert json.loads(data.get("data-steps")) == [0, 1, 2, 3, 4, 5, 6]
     assert json.loads(data.get("data-rates"))[3] == 2e-4
     assert json.loads(data.get("data-rates"))[-1] == 0.0
-    wrong = ann.post("/runs/new/plan", {**form, "hyperparams.learning_rate": "fast"})
+    wrong = ann.post("/runs/new/beside", {**form, "hyperparams.learning_rate": "fast"})
     assert "Learning rate" in wrong.content.decode()
     assert "rate-data" not in wrong.content.decode()
     assert "There is already a model" in ann.post(
-        "/runs/new/plan", {**form, "output.register_as": "starter"}
+        "/runs/new/beside", {**form, "output.register_as": "starter"}
     ).content.decode()  # fmt: skip
 
 
@@ -153,6 +149,31 @@ def test_a_file_that_cannot_be_taken_changes_nothing(
     assert values(page) == {**form, "config_text": text}
 
 
+def test_a_chain_is_gone_on_with_without_a_model(ground: tuple[Dataset, LanguageModel], ann: Client) -> None:
+    form = values(read(ann.get("/runs/new"))) | {"name": "link"}
+    assert form["model"] == "starter", "a model is chosen as long as nobody chooses the chain's"
+    neither = ann.post("/runs/new", {**form, "model": ""})
+    assert neither.status_code == 422
+    assert "name the chain" in read(neither).by_id("id_model_error").text
+    begun = ann.post("/runs/new", {**form, "model": "", "model.chain": "night"})
+    assert "name the model that it begins with" in read(begun).by_id("run-form").text
+    assert ann.post("/runs/new", {**form, "model.chain": "night"}).status_code == 302
+    make_model("newer")
+    page = read(ann.get(f"/runs/new?like={Run.objects.get().pk}"))
+    assert page.by_id("known-chains").text == "stands at starter"
+    form = values(page)
+    assert (form["model"], form["model.chain"]) == ("", "night")
+    assert "Nothing." in ann.post("/runs/new/beside", form).content.decode()
+    assert ann.post("/runs/new", {**form, "name": "next"}).status_code == 302
+    second = Run.objects.get(name="next")
+    assert second.chain is not None
+    assert (second.chain.name, second.model) == ("night", ground[1])
+    loaded = values(read(ann.post("/runs/new/load", {
+        **form, "model": "newer", "config_text": '{"continue_from_current": "night"}',
+    })))  # fmt: skip
+    assert (loaded["model"], loaded["model.chain"]) == ("", "night")
+
+
 def test_a_template_is_saved_from_the_form_used_changed_and_deleted(
     ground: tuple[Dataset, LanguageModel], ann: Client
 ) -> None:
@@ -166,7 +187,7 @@ def test_a_template_is_saved_from_the_form_used_changed_and_deleted(
     assert "already a run template" in again.by_id("template-fault").text
     begun = values(read(ann.get(f"/runs/new?template={row.pk}")))
     assert (begun["hyperparams.max_steps"], begun["template"]) == ("5", str(row.pk))
-    assert "Nothing." in ann.post("/runs/new/plan", {**begun, "name": "x"}).content.decode()
+    assert "Nothing." in ann.post("/runs/new/beside", {**begun, "name": "x"}).content.decode()
     page = f"/runs/templates/{row.pk}/"
     change = values(read(ann.get(page)))
     assert ann.post(page, {**change, "name": "shorter", "model": "", "hyperparams.max_steps": "3"}).status_code == 302
@@ -190,8 +211,7 @@ def test_a_template_of_a_runs_page_and_of_somebody_else(ground: tuple[Dataset, L
     ann.post(f"/runs/{run.pk}/template", {"name": "of a run"})
     row = run_templates.named("of a run")
     assert (row.config, row.dataset, row.model) == ({"hyperparams": {"seed": 5}}, *ground)
-    ben = Client()
-    ben.force_login(make_user("use", "ben"))
+    ben = client_of("use", "ben")
     page = read(ben.get(f"/runs/templates/{row.pk}/"))
     button = page.button("Save the changes")
     assert button is not None
@@ -199,7 +219,6 @@ def test_a_template_of_a_runs_page_and_of_somebody_else(ground: tuple[Dataset, L
     assert ben.post(f"/runs/templates/{row.pk}/delete").status_code == 403
     assert ben.get("/runs/new?template=999").status_code == 404
     assert ben.get("/runs/new?like=x").status_code == 404
-    reader = Client()
-    reader.force_login(make_user("read", "eve"))
+    reader = client_of("read", "eve")
     assert reader.get(f"/runs/templates/{row.pk}/").status_code == 200
     assert reader.post(f"/runs/{run.pk}/template", {"name": "y"}).status_code == 403

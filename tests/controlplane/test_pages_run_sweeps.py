@@ -9,12 +9,10 @@ from django.test import Client
 from controlplane.models import Run, RunSweep
 from controlplane.models.access import Actor, Role
 from controlplane.services import run_sweep_work, run_sweeps, run_templates
-from tests.controlplane.page_reading import read
-from tests.controlplane.test_pages import HOSTILE, client_of, quick_pages
+from tests.controlplane.page_reading import HOSTILE, read
 from tests.controlplane.test_run_sweeps import GRID, RANK, RATE, end
-from tests.factories import make_client, make_dataset, make_model, make_user
+from tests.factories import client_of, make_client, make_dataset, make_model
 
-__all__ = ["quick_pages"]
 pytestmark = pytest.mark.django_db
 JSON = "application/json"
 PARTS = ("field", "values", "low", "high", "step", "scale")
@@ -36,9 +34,7 @@ def typed(material: dict[str, Any], *rows: dict[str, str], **fields: str) -> dic
 
 def jonas() -> Client:
     """A browser of somebody who may work."""
-    client = Client()
-    client.force_login(make_user("use", "jonas"))
-    return client
+    return client_of("use", "jonas")
 
 
 def test_what_is_typed_becomes_a_sweep(material: dict[str, Any]) -> None:
@@ -116,7 +112,7 @@ def test_the_page_shows_its_runs_and_marks_the_best(material: dict[str, Any]) ->
     page = read(response)
     assert "<script>alert(1)" not in response.content.decode()
     best = sweep.trials.get(number=2)
-    assert "Run 2 is the best so far: eval_loss 0.25" in " ".join(page.by_id("main").text.split())
+    assert "Run 2 is the best so far: eval loss 0.25" in " ".join(page.by_id("main").text.split())
     assert page.all("a", href=f"/runs/new?like={best.run_id}")
     assert [page.button(text) is not None for text in ("Pause", "Stop", "Stop now", "Resume")] == [True] * 3 + [False]
     assert "0.25" in read(client.get("/runs/sweeps/")).by_id("main").text

@@ -6,30 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from django.test import Client
-from pytest_django import Settings
 
 from controlplane import inner_jobs
 from controlplane.models.access import SYSTEM
 from controlplane.services import settings as product_settings
 from controlplane.services import snapshots, storage
 from tests.controlplane.page_reading import read
-from tests.factories import make_model, make_run, make_user
+from tests.factories import client_of, make_model, make_run
 
 pytestmark = pytest.mark.django_db
 OLD = 1_700_000_000
 
 
-def client_of(role: str) -> Client:
-    client = Client()
-    client.force_login(make_user(role))
-    return client
-
-
 @pytest.fixture(autouse=True)
-def _fresh(home: Path, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[None]:
-    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
-    settings.STORAGES = {**settings.STORAGES, "staticfiles": plain}  # no collected manifest is needed then
+def _fresh(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PILOTHOUSE_CACHE", str(home / "elsewhere"))
     yield
     storage.forget()
@@ -47,12 +37,21 @@ def test_what_is_nobodys_is_seen_and_cleaned(home: Path) -> None:
     assert (page.refused, page.unbalanced) == ([], [])
     assert "a run of mine" in page.source
     assert "nobody's" in page.source.replace("&#x27;", "'")
-    assert "runs/999999" in admin.get("/settings/storage/leftovers").content.decode()
+    assert "Nobody has looked" in admin.get("/settings/storage/leftovers").content.decode()
+    admin.post("/settings/storage/look")
+    assert "is being looked through" in admin.get("/settings/storage/leftovers").content.decode()
+    inner_jobs.work()
+    page = read(admin.get("/settings/storage/leftovers"))
+    assert (page.refused, page.unbalanced) == ([], [])
+    assert "runs/999999" in page.source
     admin.post("/settings/storage/clean")
     inner_jobs.work()
     assert not (home / "runs" / "999999").exists()
     assert run.folder.exists()
     assert "were freed" in admin.get("/settings/storage").content.decode()
+    assert "Nobody has looked since the last cleaning" in admin.get("/settings/storage/leftovers").content.decode()
+    admin.post("/settings/storage/look")
+    inner_jobs.work()
     assert "There is nothing to clean" in admin.get("/settings/storage/leftovers").content.decode()
 
 
@@ -60,7 +59,7 @@ def test_a_reader_sees_the_disk_and_cleans_nothing() -> None:
     reader = client_of("read")
     assert "Cleaning needs the role admin" in reader.get("/settings/storage").content.decode()
     assert reader.get("/settings/storage/leftovers").status_code == 403
-    for address in ("storage/clean", "snapshots/take"):
+    for address in ("storage/clean", "storage/look", "snapshots/take"):
         assert reader.post(f"/settings/{address}").status_code == 403
 
 

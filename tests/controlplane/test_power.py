@@ -12,7 +12,7 @@ from controlplane.models import Alert, AuditLine, Gpu, Job, LiveMessage
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import Status
 from controlplane.placement import Place, place
-from controlplane.services import alerts, drift, hosts, persistence, power, settings
+from controlplane.services import alerts, drift, hosts, persistence, power, power_agent, power_profiles, settings
 from tests import factories
 from tests.controlplane.hosts import AbsentHost
 from tests.controlplane.moments import Clock, heard
@@ -25,7 +25,7 @@ ADDRESS = "/api/settings/power_profile"
 def agent(monkeypatch: pytest.MonkeyPatch) -> AbsentHost:
     """The agent of every host."""
     absent = AbsentHost()
-    monkeypatch.setattr(power, "carrier", lambda _host: absent)
+    monkeypatch.setattr(power_agent, "carrier", lambda _host: absent)
     return absent
 
 
@@ -53,8 +53,8 @@ def admin() -> Client:
 )  # fmt: skip
 def test_what_the_profiles_mean_for_a_card(name: str, reading: dict[str, Any], watts: tuple[float | None, ...]) -> None:
     gpu = factories.make_gpu(None, 0, name, **reading)
-    assert tuple(power.profiles(gpu).values()) == watts
-    assert list(power.profiles(gpu)) == ["quiet", "normal", "max"]
+    assert tuple(power_profiles.watts_by_profile(gpu).values()) == watts
+    assert list(power_profiles.watts_by_profile(gpu)) == ["quiet", "normal", "max"]
 
 
 def test_the_overview_with_a_gpu() -> None:
@@ -490,7 +490,7 @@ def test_a_look_in_the_middle_of_a_press_finds_no_drift(agent: AbsentHost, clock
 def test_an_alert_that_a_press_overtook_ends_with_the_next_press(agent: AbsentHost, clock: Clock) -> None:
     """Another process may have found a drift that this one's row doesn't know of."""
     gpu = wished(agent)
-    alerts.fire("power_drift", power.label(gpu), "warning", "280 W wished, 220 W found.")
+    alerts.fire("power_drift", power_profiles.label(gpu), "warning", "280 W wished, 220 W found.")
     power.request(SYSTEM, "quiet")
     assert Alert.objects.filter(ended_at=None).count() == 0
 

@@ -15,6 +15,7 @@ from pytest_django import Settings
 from controlplane.addresses import names_of
 from controlplane.collecting import collect_if_changed
 from controlplane.models import LanguageModel, User
+from controlplane.settings import STORAGES
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -28,6 +29,7 @@ def sources(tmp_path: Path, home: Path, settings: Settings) -> Path:
     settings.STATICFILES_DIRS = [folder]
     settings.STATICFILES_FINDERS = ["django.contrib.staticfiles.finders.FileSystemFinder"]
     settings.STATIC_ROOT = home / "static"
+    settings.STORAGES = STORAGES  # the product's own, which name each file by its content
     return folder
 
 

@@ -6,14 +6,13 @@ from typing import Any
 import pytest
 
 from controlplane.errors import ConflictError
-from controlplane.services import profile_preview
+from controlplane.services import config_faults, profile_preview
 from tests import factories
 from tests.controlplane.page_reading import Page, read
-from tests.controlplane.test_pages import client_of, quick_pages
+from tests.factories import client_of
 from training.profiles.base import load_profile
 from training.profiles.emoji import Contract
 
-__all__ = ["quick_pages"]
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
 ANSWER = {"role": "assistant", "content": "Hello."}
 HI = {"messages": [{"role": "user", "content": "Hi"}, ANSWER]}
@@ -123,7 +122,7 @@ class Faulty:
 
 
 def test_a_profile_that_fails_on_a_row_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profile_preview, "load_profile", lambda name, **_: Faulty())
+    monkeypatch.setattr(config_faults, "load_profile", lambda name, **_: Faulty())
     with pytest.raises(ConflictError, match=r"The profile faulty can't shape row 3: 'mood'"):
         profile_preview.preview(factories.make_dataset(rows=[HI] * 4), 2, 1, "faulty")
 

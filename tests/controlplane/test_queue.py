@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError
 from controlplane.kinds.registry import kind_of
@@ -10,7 +12,7 @@ from controlplane.models import AuditLine, Gpu, Job, LanguageModel
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import Priority, Status
 from controlplane.placement import Place, place
-from controlplane.services import jobs, queue, settings
+from controlplane.services import hosts, jobs, queue, settings
 from tests.factories import gpu_process, make_client, make_host, make_job, make_model, make_run
 
 pytestmark = pytest.mark.django_db
@@ -146,11 +148,25 @@ def test_a_run_waits_until_the_weights_of_its_model_fit() -> None:
     run.config["model"]["load_in_4bit"] = True
     run.save()
     assert isinstance(place(run.job, [host]), Place)
+    run.config["model"]["load_in_4bit"] = False
+    run.save()
     LanguageModel.objects.update(parameters=None)
-    assert isinstance(place(run.job, [host]), Place), "what isn't known holds nothing up"
+    assert isinstance(place(jobs.get(run.job_id), [host]), Place), "what isn't known holds nothing up"
 
 
 # --- API and pages ----------------------------------------------------------------------------------------------------
+
+
+def test_a_waiting_run_is_read_once_however_many_hosts_are_looked_at() -> None:
+    for _ in range(3):
+        make_host(gpus=2)
+    make_run(model=make_model(size_bytes=40 * GIB, parameters=20 * GIB))
+    seen = hosts.list_hosts()
+    with CaptureQueriesContext(connection) as asked:
+        waiting = jobs.queue()[0]
+        assert kind_of(waiting).waits_for(waiting) is None
+        assert "the model needs" in str(place(waiting, seen))
+    assert sum("controlplane_run" in query["sql"] for query in asked) == 1
 
 
 def test_the_api_moves_pauses_and_goes_on() -> None:

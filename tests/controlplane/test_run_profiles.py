@@ -68,8 +68,12 @@ def test_a_model_of_a_checkpoint_remembers_the_version_that_was_installed_at_the
     model = models.register_checkpoint(SYSTEM, run, row, "from-step-2")
     remembered = LanguageModel.objects.get(pk=model.pk).profile
     assert remembered == {"name": "emoji_think", "version": installed, "system_prompt": "Be kind.", "options": {}}
-    LanguageModel.objects.filter(source="run").delete()  # as when a run fails: what is installed now is the best guess
+    LanguageModel.objects.filter(source="run").delete()  # as when a run fails: the web process can only guess
     later = models.register_checkpoint(SYSTEM, run, row, "from-step-2-later")
     assert later.profile["version"] == "99"
+    result = {"kind": "full", "architecture": "Qwen3ForCausalLM", "parameters": 9, "dtype": "float32", "size_bytes": 9,
+              "profile": {"name": "emoji_think", "version": installed}}  # fmt: skip
+    models.fetched(str(later.uuid), result)  # as the checkpoint itself has it
+    assert LanguageModel.objects.get(pk=later.pk).profile == remembered
     gone = factories.make_run(config={**config, "profile": {"name": "uninstalled", "options": {}}})
     assert models.trained_with(gone) == {"name": "uninstalled", "options": {}, "version": ""}

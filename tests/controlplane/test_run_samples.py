@@ -10,11 +10,9 @@ from controlplane.models import Attempt, LiveMessage, Run, Sample
 from controlplane.models.jobs import Status
 from monitoring import events as ev
 from monitoring.events import Event
-from tests.controlplane.page_reading import read
-from tests.controlplane.test_pages import HOSTILE, client_of, quick_pages
-from tests.factories import make_host, make_run
+from tests.controlplane.page_reading import HOSTILE, read
+from tests.factories import client_of, make_host, make_run
 
-__all__ = ["quick_pages"]
 pytestmark = pytest.mark.django_db
 
 

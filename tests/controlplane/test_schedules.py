@@ -13,7 +13,7 @@ from controlplane.errors import ForbiddenError, InvalidInputError, NotFoundError
 from controlplane.fleet.protocol import HostUnreachableError
 from controlplane.models import Alert, AuditLine, Gpu, PowerSchedule
 from controlplane.models.access import SYSTEM, Actor, Role
-from controlplane.services import power, schedules
+from controlplane.services import power, power_agent, schedules
 from tests import factories
 from tests.controlplane.hosts import AbsentHost
 from tests.controlplane.moments import Clock, heard
@@ -42,7 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def agent(monkeypatch: pytest.MonkeyPatch) -> AbsentHost:
     """The agent of every host."""
     absent = AbsentHost()
-    monkeypatch.setattr(power, "carrier", lambda _host: absent)
+    monkeypatch.setattr(power_agent, "carrier", lambda _host: absent)
     return absent
 
 

@@ -21,19 +21,20 @@ from controlplane.errors import ConflictError, InvalidInputError, UnavailableErr
 from controlplane.models import AuditLine, Checkpoint, Job, LanguageModel, Run
 from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Desired, Kind, Status
-from controlplane.services import jobs, settings, snapshot_items, snapshots
+from controlplane.services import jobs, settings, snapshot_items, snapshot_return, snapshots
 from controlplane.services.snapshot_store import DamagedError
 from monitoring.files import hashes_of, write_json
 from tests.factories import make_client, make_model, make_run
 from training import checkpoints
 
 pytestmark = pytest.mark.django_db
+MODELS_ALONE = {"snapshots.database": False, "snapshots.datasets": False}
 
 
 @pytest.fixture(params=["file", "memory"])
 def address(request: pytest.FixtureRequest, tmp_path: Path, home: Path) -> Iterator[str]:
     where = f"file://{tmp_path}/away" if request.param == "file" else "memory://pilothouse-snapshots"
-    settings.put_all(SYSTEM, {"snapshots.address": where, "snapshots.database": False})
+    settings.put_all(SYSTEM, {"snapshots.address": where, **MODELS_ALONE})
     yield where
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
@@ -41,7 +42,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, home: Path) -> Itera
 
 @pytest.fixture
 def folder(tmp_path: Path, home: Path) -> Path:
-    settings.put_all(SYSTEM, {"snapshots.address": str(tmp_path / "away"), "snapshots.database": False})
+    settings.put_all(SYSTEM, {"snapshots.address": str(tmp_path / "away"), **MODELS_ALONE})
     return tmp_path / "away"
 
 
@@ -87,12 +88,28 @@ def test_a_model_and_a_checkpoint_come_back_as_they_were(address: str) -> None:
 
 def test_a_deleted_model_is_listed_again(address: str) -> None:
     model = write_model("precious")
+    LanguageModel.objects.update(family="dear", version=2)
     taken = snapshots.take()
     shutil.rmtree(model.folder)
     LanguageModel.objects.all().delete()
     snapshots.restore(taken["snapshot"], f"model/{model.uuid}")
     back = LanguageModel.objects.get(name="precious")
+    assert (back.family, back.version) == ("dear", 2)
     assert (back.uuid, back.state, back.tags, back.facts) == (model.uuid, "ready", ["mine"], {"kind": "full"})
+
+
+def test_files_whose_row_cannot_be_made_are_not_in_the_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = write_model("precious")
+    taken = snapshots.take()
+    shutil.rmtree(model.folder)
+    LanguageModel.objects.all().delete()
+    with monkeypatch.context() as newer:
+        newer.setattr(snapshot_return, "MODEL_FIELDS", (*snapshot_items.MODEL_FIELDS, "of_a_later_version"))
+        with pytest.raises(ConflictError, match=r"facts of .* can't be read: KeyError"):
+            snapshots.restore(taken["snapshot"], f"model/{model.uuid}")
+    assert not model.folder.exists()
+    snapshots.restore(taken["snapshot"], f"model/{model.uuid}")
+    assert LanguageModel.objects.get().name == "precious"
 
 
 def test_what_is_the_same_is_copied_once(address: str) -> None:

@@ -28,7 +28,7 @@ from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Status
 from controlplane.models.telemetry import SweepStatus
-from controlplane.services import deployments, power, schedules, sweep_run, sweeps, thermal
+from controlplane.services import deployments, power, power_agent, power_profiles, schedules, sweep_run, sweeps, thermal
 from controlplane.services.engine_load import EngineLoad
 from controlplane.services.sweeps import Result
 from tests import factories
@@ -79,7 +79,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     card = Gpu.objects.get(host=host)
     agent = AbsentHost()
     agent.card(card.uuid)
-    monkeypatch.setattr(power, "carrier", lambda _host: agent)
+    monkeypatch.setattr(power_agent, "carrier", lambda _host: agent)
     with running(PacedEngine(lambda: 0.0)) as engine:
         found = Rig(card, engine, agent)
         engine.tokens_per_second = lambda: PACE.get(found.limit, 100.0)
@@ -142,7 +142,7 @@ def test_each_profile_is_measured_and_the_thriftiest_fast_one_recommended(
         assert row["seconds"] == pytest.approx(end - begin, abs=0.01)
         assert row["seconds"] >= 1
     assert (sweep.recommended, sweep.reason) == sweeps.recommend(sweep.results)
-    assert sweep.recommended in power.PROFILES
+    assert sweep.recommended in power_profiles.PROFILES
     assert {body["max_tokens"] for body in rig.engine.asked} == {20}
     questions = [body["messages"][0]["content"] for body in rig.engine.asked]
     assert len(set(questions)) > 3  # none twice in one load
@@ -359,7 +359,7 @@ def test_a_card_that_got_hot_is_left_to_the_guard_and_gets_its_former_power_late
     found = carried_out(sweep)
     assert "thermal guard holds it at 220 W" in (found.results[2]["error"] or ""), found.results
     rig.card.refresh_from_db()
-    assert (rig.limit, rig.card.power_profile, power.held_watts(rig.card)) == (220, profile, 220)
+    assert (rig.limit, rig.card.power_profile, power_profiles.held_watts(rig.card)) == (220, profile, 220)
     heard(rig, temperature_celsius=60)
     thermal.look()
     thermal.rule_power()

@@ -11,7 +11,7 @@ from controlplane.models import Alert, AuditLine, Gpu, Job
 from controlplane.models.access import SYSTEM, Actor, Role
 from controlplane.models.jobs import Desired, Status
 from controlplane.placement import Place, place
-from controlplane.services import drift, hosts, jobs, power, settings, thermal
+from controlplane.services import drift, hosts, jobs, power, power_agent, power_profiles, settings, thermal
 from tests import factories
 from tests.controlplane.hosts import AbsentHost
 from tests.controlplane.moments import Clock, heard
@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def agent(monkeypatch: pytest.MonkeyPatch) -> AbsentHost:
     """The agent of every host."""
     absent = AbsentHost()
-    monkeypatch.setattr(power, "carrier", lambda _host: absent)
+    monkeypatch.setattr(power_agent, "carrier", lambda _host: absent)
     return absent
 
 
@@ -170,17 +170,17 @@ def test_a_press_while_hot_is_a_wish_for_later(look: Any, agent: AbsentHost) -> 
 @pytest.fixture
 def press_before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Lets somebody press just before the guard, which has looked already, gets hold of the card."""
-    alone_with = power.alone_with
+    alone_with = power_agent.alone_with
 
     def arrange(profile: str) -> None:
         @contextmanager
         def after_a_press(gpu: Gpu) -> Iterator[Gpu | None]:
-            monkeypatch.setattr(power, "alone_with", alone_with)
+            monkeypatch.setattr(power_agent, "alone_with", alone_with)
             power.request(SOMEBODY, profile)
             with alone_with(gpu) as row:
                 yield row
 
-        monkeypatch.setattr(power, "alone_with", after_a_press)
+        monkeypatch.setattr(power_agent, "alone_with", after_a_press)
 
     return arrange
 
@@ -191,7 +191,7 @@ def test_a_press_in_the_middle_of_a_step_is_not_undone(
     press_before("quiet")
     gpu = look(84)
     assert agent.card(gpu.uuid).asked == [220, 185], "the step goes on from what was pressed"
-    assert (gpu.power_profile, gpu.reading["power_limit_watts"], power.held_watts(gpu)) == ("quiet", 185, 185)
+    assert (gpu.power_profile, gpu.reading["power_limit_watts"], power_profiles.held_watts(gpu)) == ("quiet", 185, 185)
 
 
 def test_a_press_in_the_middle_of_putting_back_is_what_it_gets(

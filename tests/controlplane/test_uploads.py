@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from controlplane.models import Dataset, Job, Upload
 from controlplane.models.datasets import PART_BYTES
-from controlplane.services import datasets, settings, uploads
+from controlplane.services import dataset_intake, settings, uploads
 from tests import factories
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls("controlplane.api.urls")]
@@ -295,14 +295,14 @@ def test_completing_twice_makes_one_dataset(client: Client, monkeypatch: pytest.
     upload = begin(client, data)
     put(client, upload["id"], 1, data)
     answers: list[Any] = []
-    original: Callable[..., Any] = datasets.adopt
+    original: Callable[..., Any] = dataset_intake.adopt
 
     def meanwhile(*args: Any, **kwargs: Any) -> Any:
-        monkeypatch.setattr(datasets, "adopt", original)
+        monkeypatch.setattr(dataset_intake, "adopt", original)
         answers.append(complete(client, upload["id"]))
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(datasets, "adopt", meanwhile)
+    monkeypatch.setattr(dataset_intake, "adopt", meanwhile)
     answers.append(complete(client, upload["id"]))
     assert sorted(answer.status_code for answer in answers) == [200, 201]
     assert Dataset.objects.count() == 1

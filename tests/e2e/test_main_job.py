@@ -11,7 +11,7 @@ from openai import OpenAI
 from tests.product import Product, wait_for
 from tests.tiny import FAREWELL, GREETING, style_answer, write_style_dataset
 
-STEPS = 60
+STEPS = 150
 CONFIG = {
     "hyperparams": {"max_steps": STEPS, "per_device_train_batch_size": 16, "learning_rate": 5e-3, "max_length": 128},
     "model": {"method": "full"},

@@ -15,7 +15,7 @@ from tests.tiny import write_style_dataset
 pytestmark = pytest.mark.slow
 STEPS = 120
 CONFIG: dict[str, Any] = {
-    "hyperparams": {"max_steps": STEPS, "per_device_train_batch_size": 16, "max_length": 128},
+    "hyperparams": {"max_steps": STEPS, "per_device_train_batch_size": 8, "max_length": 128},
     "monitoring": {"logging_steps": 1, "eval_steps": 60},
     "output": {"save_steps": 30},
 }

@@ -1,20 +1,28 @@
 """The taught model, one engine in this process and one serve job for the whole session."""
 
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
 import torch
 
+from inference.engine.llama_cpp import LlamaCppEngine
+from inference.engine.llama_loading import LlamaSettings, load_llama
 from inference.engine.loading import LoadedModel, load_model
+from inference.engine.rolling import RollingEngine
 from inference.engine.transformers import TransformersEngine
+from inference.processors import ProcessorFactory
 from monitoring.events import Artefact
-from tests.inference.models import build_taught_model
+from tests.inference.exports import export, reloaded
+from tests.inference.models import build_adapters, build_taught_model
 from tests.inference.serving import MODEL_NAME, TOKEN, ServeJob
 
 MAX_BATCH = 4
+MakeEngine = Callable[..., RollingEngine[Any]]
 MAX_QUEUE = 3
 
 
@@ -30,17 +38,58 @@ def taught_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def adapter_folders(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two adapters of the taught model, by their names."""
+    return build_adapters(taught_model, tmp_path_factory.mktemp("adapters"))
+
+
+@pytest.fixture(scope="session")
 def loaded(taught_model: Path) -> LoadedModel:
     """The taught model, loaded in this process."""
     return load_model(Artefact("taught", str(taught_model)), None, dtype="float32", cpu_threads=1)
 
 
+@pytest.fixture(params=["transformers", "llama_cpp"])
+def make_engine(request: pytest.FixtureRequest, loaded: LoadedModel) -> Iterator[MakeEngine]:
+    """Makes engines of each kind on the taught model, and closes them."""
+    made: list[RollingEngine[Any]] = []
+
+    def make(factories: Sequence[ProcessorFactory] = (), **settings: Any) -> RollingEngine[Any]:
+        if request.param == "transformers":
+            made.append(TransformersEngine(loaded, factories, **settings))
+        else:
+            made.append(LlamaCppEngine(reloaded(source, settings["max_batch"]), factories, **settings))
+        return made[-1]
+
+    source: Any = request.getfixturevalue("exported") if request.param == "llama_cpp" else None
+    yield make
+    for engine in made:
+        engine.close()
+
+
 @pytest.fixture
-def engine(loaded: LoadedModel) -> Iterator[TransformersEngine]:
+def engine(make_engine: MakeEngine) -> RollingEngine[Any]:
     """An engine of four rows without processors."""
+    return make_engine(max_batch=MAX_BATCH, max_queue=64)
+
+
+@pytest.fixture
+def transformers_engine(loaded: LoadedModel) -> Iterator[TransformersEngine]:
+    """The same, of one kind."""
     engine = TransformersEngine(loaded, [], max_batch=MAX_BATCH, max_queue=64)
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def exported(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    """The taught model as a GGUF file of float32, in llama.cpp, with keys and values of float32."""
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python (the extra llama_cpp) is not installed")
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    shutil.copytree(taught_model, folder)
+    export(folder, "F32")
+    settings = LlamaSettings("F32", "float32", "cpu", max_batch=MAX_BATCH, max_model_length=0, cpu_threads=1)
+    return load_llama(Artefact("taught", str(folder)), None, settings)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 
 from inference.engine.base import InvalidRequestError
 from inference.engine.chat import ChatPrompts
+from inference.engine.constraints import written_call
 from inference.engine.loading import LoadedModel
 
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -73,3 +74,41 @@ def test_without_a_template_it_is_chatml(loaded: LoadedModel) -> None:
     assert text(prompts, loaded) == "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
     assert prompts.stop_strings == ("<|im_end|>",)
     assert ChatPrompts(loaded.encoder).stop_strings == ()
+
+
+TOOLS = [{"type": "function", "function": {"name": "steer", "description": "Turns {the} ship.", "parameters": {}}}]
+CALL = {"id": "1", "type": "function", "function": {"name": "steer", "arguments": {"degrees": 7}}}
+CALLED: list[dict[str, Any]] = [
+    {"role": "user", "content": "West!"},
+    {"role": "assistant", "content": "", "tool_calls": [CALL, CALL]},
+    {"role": "tool", "tool_call_id": "1", "content": "done"},
+    {"role": "tool", "tool_call_id": "2", "content": "again"},
+]
+
+
+def rendered(prompts: ChatPrompts, loaded: LoadedModel, messages: Any, tools: Any = TOOLS) -> str:
+    return str(loaded.encoder.decode(prompts.token_ids(messages, {}, tools=tools)))
+
+
+def test_a_template_without_tools_gets_them_in_words(loaded: LoadedModel) -> None:
+    told = rendered(ChatPrompts(loaded.encoder, lambda: "Be brief."), loaded, HELLO)
+    assert told.startswith("<|im_start|>system\nBe brief.\n\nYou may call")
+    assert '{"name": "steer", "description": "Turns {the} ship.", "parameters": {}}\n' in told
+    assert '<tool_call>\n{"name": "the function\'s name", "arguments": {its arguments}}\n</tool_call><|im_end|>' in told
+    assert rendered(ChatPrompts(loaded.encoder), loaded, HELLO, []) == text(ChatPrompts(loaded.encoder), loaded)
+    call = written_call("steer", {"degrees": 7})
+    assert rendered(ChatPrompts(loaded.encoder), loaded, CALLED, []) == (
+        f"<|im_start|>user\nWest!<|im_end|>\n<|im_start|>assistant\n{call}\n{call}<|im_end|>\n<|im_start|>user\n"
+        "<tool_response>\ndone\n</tool_response>\n<tool_response>\nagain\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_a_template_that_knows_tools_renders_them(loaded: LoadedModel) -> None:
+    template = (
+        "{% for t in tools or [] %}tool {{ t.function.name }};{% endfor %}{% for m in messages %}{{ m.role }}:"
+        "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function.arguments.degrees }}{% endfor %};{% endfor %}"
+    )
+    prompts = ChatPrompts(loaded.encoder, chat_template=template)
+    assert rendered(prompts, loaded, CALLED) == "tool steer;user:;assistant:<tool_call>7<tool_call>7;tool:;tool:;"
+    assert rendered(prompts, loaded, HELLO, []) == "user:;"

@@ -1,9 +1,7 @@
 """The rolling batch, token for token against the library's `generate`, and what happens to those in it."""
 
-import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,111 +9,33 @@ import torch
 
 from inference.engine.base import (
     ContextLengthError,
-    Delivery,
     EngineClosedError,
     EngineError,
-    GenerationChunk,
-    GenerationFailedError,
     GenerationRequest,
     InvalidRequestError,
-    OutOfMemoryError,
     QueueFullError,
     SamplingParameters,
-    Usage,
     stream,
 )
-from inference.engine.batch import PREFILL_TOKENS
 from inference.engine.loading import LoadedModel
-from inference.engine.transformers import TransformersEngine
-from inference.processors import ProcessorFactory, Progress, Vocabulary
+from inference.engine.rolling import RollingEngine
+from tests.inference.conftest import MakeEngine
 from tests.inference.models import CHATS
+from tests.inference.pending import GREEDY, Generate, Pending, chat, prompts, without_end
 from tests.inference.serving import wait_for
-
-GREEDY = SamplingParameters(temperature=0)
-Generate = Callable[[list[int], int], list[int]]
-
-
-@dataclass
-class Pending:
-    """A request under way, with everything that it has delivered."""
-
-    engine: TransformersEngine
-    request: GenerationRequest
-    inbox: "queue.SimpleQueue[Delivery]" = field(default_factory=queue.SimpleQueue)
-    chunks: list[GenerationChunk] = field(default_factory=list)
-    error: EngineError | None = None
-
-    def __post_init__(self) -> None:
-        self.number = self.engine.submit(self.request, self.inbox.put)
-
-    @property
-    def is_over(self) -> bool:
-        return self.error is not None or bool(self.chunks and self.chunks[-1].usage)
-
-    def step(self) -> None:
-        """Waits for one delivery."""
-        delivery = self.inbox.get(timeout=60)
-        if isinstance(delivery, EngineError):
-            self.error = delivery
-        else:
-            self.chunks.append(delivery)
-
-    def until(self, condition: Callable[["Pending"], bool]) -> "Pending":
-        while not self.is_over and not condition(self):
-            self.step()
-        return self
-
-    def finish(self) -> "Pending":
-        return self.until(lambda _: False)
-
-    def tokens(self, index: int = 0) -> list[int]:
-        return [token for chunk in self.chunks if chunk.index == index for token in chunk.token_ids]
-
-    def text(self, index: int = 0) -> str:
-        return "".join(chunk.text for chunk in self.chunks if chunk.index == index)
-
-    def reason(self, index: int = 0) -> str | None:
-        return next((c.finish_reason for c in self.chunks if c.index == index and c.finish_reason), None)
-
-    @property
-    def usage(self) -> Usage:
-        usage = self.chunks[-1].usage
-        assert usage is not None
-        return usage
-
-
-def chat(loaded: LoadedModel, question: str) -> list[int]:
-    encoder = loaded.encoder
-    turns = [{"role": "user", "content": question}]
-    text = encoder.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return list(encoder.encode(text, add_special_tokens=False))
-
-
-def prompts(loaded: LoadedModel) -> list[list[int]]:
-    """Short and long ones, one of them longer than what is worked on in one piece."""
-    questions = [chat(loaded, question) for question in CHATS]
-    long = (questions[0] * 100)[: PREFILL_TOKENS + 200]
-    return [questions[0], long, questions[1], questions[0] * 5, questions[2], questions[3] * 3, questions[3]]
-
-
-def without_end(loaded: LoadedModel) -> SamplingParameters:
-    """Greedy sampling that never ends by itself."""
-    return replace(GREEDY, logit_bias=dict.fromkeys(loaded.end_token_ids, -1000000000.0))
 
 
 @pytest.fixture
-def small_engine(loaded: LoadedModel) -> Iterator[TransformersEngine]:
+def small_engine(make_engine: MakeEngine) -> RollingEngine[Any]:
     """One row, and room for one request that waits."""
-    engine = TransformersEngine(loaded, [], max_batch=1, max_queue=1)
-    yield engine
-    engine.close()
+    return make_engine(max_batch=1, max_queue=1)
 
 
 # --- The same tokens --------------------------------------------------------------------------------------------------
 
 
 def test_alone_it_generates_what_generate_does(
-    engine: TransformersEngine, loaded: LoadedModel, generate: Generate
+    engine: RollingEngine[Any], loaded: LoadedModel, generate: Generate
 ) -> None:
     for question, answer in CHATS.items():
         prompt = chat(loaded, question)
@@ -125,14 +45,14 @@ def test_alone_it_generates_what_generate_does(
 
 
 def test_together_each_generates_what_it_does_alone(
-    engine: TransformersEngine, loaded: LoadedModel, generate: Generate
+    engine: RollingEngine[Any], loaded: LoadedModel, generate: Generate
 ) -> None:
     pending = [Pending(engine, GenerationRequest(prompt, 60, GREEDY)) for prompt in prompts(loaded)]
     for one in pending:
         assert one.finish().tokens() == generate(list(one.request.prompt_token_ids), 60)
 
 
-def test_late_joiners_disturb_nobody(engine: TransformersEngine, loaded: LoadedModel, generate: Generate) -> None:
+def test_late_joiners_disturb_nobody(engine: RollingEngine[Any], loaded: LoadedModel, generate: Generate) -> None:
     started: list[Pending] = []
     for prompt in prompts(loaded):
         started.append(Pending(engine, GenerationRequest(prompt, 60, GREEDY)))
@@ -141,7 +61,7 @@ def test_late_joiners_disturb_nobody(engine: TransformersEngine, loaded: LoadedM
         assert one.finish().tokens() == generate(list(one.request.prompt_token_ids), 60)
 
 
-def test_the_window_grows_while_rows_come_and_go(engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_the_window_grows_while_rows_come_and_go(engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     """Long answers past every buffer size, with neighbours that join and leave all the time."""
     request = GenerationRequest(chat(loaded, "Count."), 200, without_end(loaded))
     with torch.inference_mode():
@@ -160,7 +80,7 @@ def test_the_window_grows_while_rows_come_and_go(engine: TransformersEngine, loa
     assert alone.reason() == "length"
 
 
-def test_a_seed_gives_the_same_text_alone_and_in_company(engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_a_seed_gives_the_same_text_alone_and_in_company(engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     sampling = SamplingParameters(temperature=1.5, seed=11)
     request = GenerationRequest(chat(loaded, "Count."), 40, sampling, n=3)
     alone = Pending(engine, request).finish()
@@ -177,14 +97,14 @@ def test_a_seed_gives_the_same_text_alone_and_in_company(engine: TransformersEng
 # --- How an answer ends -----------------------------------------------------------------------------------------------
 
 
-def test_a_stop_string_ends_the_text_before_it(engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_a_stop_string_ends_the_text_before_it(engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     request = GenerationRequest(chat(loaded, "What is the anchor for?"), 60, GREEDY, stop=["the water", "ship w"])
     pending = Pending(engine, request).finish()
     assert (pending.text(), pending.reason()) == ("Ahoy! It holds the ", "stop")
     assert not any("ship" in chunk.text for chunk in pending.chunks)
 
 
-def test_max_tokens_ends_it_and_is_counted(engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_max_tokens_ends_it_and_is_counted(engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     prompt = chat(loaded, "Count.")
     pending = Pending(engine, GenerationRequest(prompt, 5, GREEDY)).finish()
     assert pending.reason() == "length"
@@ -192,14 +112,14 @@ def test_max_tokens_ends_it_and_is_counted(engine: TransformersEngine, loaded: L
     assert (pending.usage.prompt_tokens, pending.usage.completion_tokens) == (len(prompt), 5)
 
 
-def test_the_context_ends_it(engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_the_context_ends_it(engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     context = loaded.max_model_length
     prompt = (chat(loaded, "Count.") * 200)[: context - 3]
     pending = Pending(engine, GenerationRequest(prompt, None, without_end(loaded))).finish()
     assert (len(pending.tokens()), pending.reason()) == (3, "length")
 
 
-def test_log_probabilities_are_the_models_own(engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_log_probabilities_are_the_models_own(engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     prompt = chat(loaded, "Say it in pictures.")
     sampling = replace(GREEDY, temperature=0.3, seed=1, presence_penalty=0.1)
     pending = Pending(engine, GenerationRequest(prompt, 100, sampling, top_logprobs=3)).finish()
@@ -214,7 +134,7 @@ def test_log_probabilities_are_the_models_own(engine: TransformersEngine, loaded
     assert all(pending.text()[entry.text_offset :].startswith(entry.token.text) for entry in entries[:3])
 
 
-def test_stopped_text_takes_its_log_probabilities_along(engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_stopped_text_takes_its_log_probabilities_along(engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     request = GenerationRequest(chat(loaded, "What is the anchor for?"), 60, GREEDY, stop=[" ship"], top_logprobs=0)
     pending = Pending(engine, request).finish()
     told = "".join(entry.token.text for chunk in pending.chunks for entry in chunk.logprobs)
@@ -234,7 +154,7 @@ def test_stopped_text_takes_its_log_probabilities_along(engine: TransformersEngi
     ],
 )
 def test_what_can_not_be_done_is_refused_at_once(
-    engine: TransformersEngine, change: dict[str, Any], error: type[EngineError], parameter: str | None
+    engine: RollingEngine[Any], change: dict[str, Any], error: type[EngineError], parameter: str | None
 ) -> None:
     with pytest.raises(error) as caught:
         engine.submit(replace(GenerationRequest([5, 6]), **change), lambda _: None)
@@ -242,7 +162,7 @@ def test_what_can_not_be_done_is_refused_at_once(
     assert engine.stats().requests == 0
 
 
-def test_a_full_queue_refuses_and_takes_again(small_engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_a_full_queue_refuses_and_takes_again(small_engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     request = GenerationRequest(chat(loaded, "Count."), 900, without_end(loaded))
     first = Pending(small_engine, request).until(lambda one: bool(one.chunks))
     second = Pending(small_engine, request)
@@ -258,7 +178,7 @@ def test_a_full_queue_refuses_and_takes_again(small_engine: TransformersEngine, 
 # --- Who goes ---------------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_frees_the_row(small_engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_cancelling_frees_the_row(small_engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     endless = GenerationRequest(chat(loaded, "Count."), 1000, without_end(loaded))
     pending = Pending(small_engine, endless).until(lambda one: bool(one.chunks))
     small_engine.cancel(pending.number)
@@ -270,7 +190,7 @@ def test_cancelling_frees_the_row(small_engine: TransformersEngine, loaded: Load
     small_engine.cancel(12_345)
 
 
-def test_a_request_that_waits_can_be_cancelled(small_engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_a_request_that_waits_can_be_cancelled(small_engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     endless = GenerationRequest(chat(loaded, "Count."), 1000, without_end(loaded))
     Pending(small_engine, endless).until(lambda one: bool(one.chunks))
     waiting = Pending(small_engine, endless)
@@ -279,15 +199,15 @@ def test_a_request_that_waits_can_be_cancelled(small_engine: TransformersEngine,
     assert small_engine.stats().waiting == 0
 
 
-def test_whoever_stops_listening_cancels(small_engine: TransformersEngine, loaded: LoadedModel) -> None:
+def test_whoever_stops_listening_cancels(small_engine: RollingEngine[Any], loaded: LoadedModel) -> None:
     chunks = stream(small_engine, GenerationRequest(chat(loaded, "Count."), 1000, without_end(loaded)))
     next(chunks)
     chunks.close()  # type: ignore[attr-defined]
     wait_for(lambda: True if small_engine.stats().running == 0 else None, "the row to be free")
 
 
-def test_closing_cancels_everything(loaded: LoadedModel) -> None:
-    engine = TransformersEngine(loaded, [], max_batch=1, max_queue=4)
+def test_closing_cancels_everything(make_engine: MakeEngine, loaded: LoadedModel) -> None:
+    engine = make_engine(max_batch=1, max_queue=4)
     endless = GenerationRequest(chat(loaded, "Count."), 1000, without_end(loaded))
     running, waiting = Pending(engine, endless).until(lambda one: bool(one.chunks)), Pending(engine, endless)
     engine.close()
@@ -295,136 +215,3 @@ def test_closing_cancels_everything(loaded: LoadedModel) -> None:
     with pytest.raises(EngineClosedError):
         engine.submit(endless, lambda _: None)
     assert not any(thread.name == "engine" and thread is engine._thread for thread in threading.enumerate())
-
-
-# --- What goes wrong --------------------------------------------------------------------------------------------------
-
-
-def test_out_of_memory_costs_the_youngest_alone(
-    engine: TransformersEngine, loaded: LoadedModel, generate: Generate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The device stands in: its allocator refuses once, half-way through a step, when two rows are in the batch."""
-    attention = loaded.model.model.layers[2].self_attn
-    original = attention.forward
-    refusals: list[int] = []
-
-    def refuse_once(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if hidden_states.shape[:2] == (2, 1) and not refusals:
-            refusals.append(1)
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(hidden_states, *args, **kwargs)
-
-    monkeypatch.setattr(attention, "forward", refuse_once)
-    older = Pending(engine, GenerationRequest(chat(loaded, "Count."), 60, GREEDY)).until(lambda one: bool(one.chunks))
-    younger = Pending(engine, GenerationRequest(chat(loaded, "Say it in pictures."), 60, GREEDY)).finish()
-    assert isinstance(younger.error, OutOfMemoryError)
-    assert older.finish().tokens() == generate(list(older.request.prompt_token_ids), 60)
-
-
-def test_prompts_that_do_not_fit_together_are_tried_one_by_one(
-    engine: TransformersEngine, loaded: LoadedModel, generate: Generate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    attention = loaded.model.model.layers[1].self_attn
-    original = attention.forward
-    refusals: list[int] = []
-
-    def refuse_groups(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if hidden_states.shape[0] > 1 and hidden_states.shape[1] > 1:
-            refusals.append(hidden_states.shape[0])
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return original(hidden_states, *args, **kwargs)
-
-    monkeypatch.setattr(attention, "forward", refuse_groups)
-    # The first one is at work while the others gather in the queue.
-    first = Pending(engine, GenerationRequest(prompts(loaded)[1], 30, GREEDY))
-    others = [Pending(engine, GenerationRequest(chat(loaded, question), 60, GREEDY)) for question in list(CHATS)[:3]]
-    for one in [first, *others]:
-        assert one.finish().tokens() == generate(list(one.request.prompt_token_ids), one.request.max_tokens or 0)
-    assert refusals
-
-
-def test_a_broken_step_fails_those_in_it_and_the_engine_lives(
-    engine: TransformersEngine, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def break_down(*_: Any) -> torch.Tensor:
-        raise RuntimeError("the card has fallen off the bus")
-
-    request = GenerationRequest(chat(loaded, "Count."), 60, GREEDY)
-    with monkeypatch.context() as patch:
-        patch.setattr(engine._batch, "decode", break_down)
-        failed = Pending(engine, request).finish()
-    assert isinstance(failed.error, GenerationFailedError)
-    assert "fallen off the bus" in str(failed.error)
-    assert Pending(engine, request).finish().text() == CHATS["Count."]
-    assert engine.stats().running == 0
-
-
-def test_numbers_that_are_none_fail_their_own_request(
-    engine: TransformersEngine, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decode = engine._batch.decode
-
-    def poison_last_row() -> torch.Tensor:
-        logits = decode()
-        if len(engine._batch.choices) == 2:
-            logits[1] = torch.nan
-        return logits
-
-    monkeypatch.setattr(engine._batch, "decode", poison_last_row)
-    healthy = Pending(engine, GenerationRequest(chat(loaded, "Count."), 60, GREEDY)).until(lambda one: bool(one.chunks))
-    poisoned = Pending(engine, GenerationRequest(chat(loaded, "Say it in pictures."), 60, GREEDY)).finish()
-    assert isinstance(poisoned.error, GenerationFailedError)
-    assert healthy.finish().text() == CHATS["Count."]
-
-
-# --- Processors -------------------------------------------------------------------------------------------------------
-
-
-class Parrot:
-    """A sample profile: forces a word again and again, and holds an answer of three of them for complete."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._word = vocabulary.encode("sail ")
-
-    def process(self, logits: torch.Tensor, progress: Progress) -> torch.Tensor:
-        forced = self._word[len(progress.token_ids) % len(self._word)]
-        return torch.full_like(logits, -torch.inf).index_fill_(0, torch.tensor([forced]), 0.0)
-
-    def is_complete(self, progress: Progress) -> bool:
-        return progress.text.count("sail ") == 3
-
-
-class Grumbler(Parrot):
-    """Breaks down at the third token."""
-
-    def process(self, logits: torch.Tensor, progress: Progress) -> torch.Tensor:
-        if len(progress.token_ids) == 3:
-            raise ValueError("no more of this")
-        return logits
-
-
-def engine_with(loaded: LoadedModel, factories: Sequence[ProcessorFactory]) -> TransformersEngine:
-    return TransformersEngine(loaded, factories, max_batch=2, max_queue=8)
-
-
-def test_a_profile_shapes_and_ends_an_answer(loaded: LoadedModel) -> None:
-    engine = engine_with(loaded, [Parrot])
-    try:
-        request = GenerationRequest(chat(loaded, "Count."), 60, GREEDY)
-        shaped = Pending(engine, request)
-        free = Pending(engine, replace(request, apply_processors=False))
-        assert (shaped.finish().text(), shaped.reason()) == ("sail sail sail ", "stop")
-        assert free.finish().text() == CHATS["Count."]
-    finally:
-        engine.close()
-
-
-def test_a_broken_processor_fails_its_own_request(loaded: LoadedModel) -> None:
-    engine = engine_with(loaded, [Grumbler])
-    try:
-        request = GenerationRequest(chat(loaded, "Count."), 60, GREEDY)
-        free, broken = Pending(engine, replace(request, apply_processors=False)), Pending(engine, request)
-        assert "no more of this" in str(broken.finish().error)
-        assert free.finish().text() == CHATS["Count."]
-    finally:
-        engine.close()

@@ -10,6 +10,7 @@ import openai
 import pytest
 
 from inference.engine.loading import LoadedModel
+from inference.engine.schema_limits import MOST_ALTERNATIVES
 from inference.engine.text import REPLACEMENT
 from tests.inference.models import CHATS
 from tests.inference.serving import TOKEN, ServeJob, wait_for
@@ -47,6 +48,18 @@ def error_of(answer: httpx.Response) -> dict[str, Any]:
     return error
 
 
+def tool(name: str, parameters: Any = None) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def made_call(arguments: str) -> dict[str, Any]:
+    return {"id": "call_1", "type": "function", "function": {"name": "steer", "arguments": arguments}}
+
+
+def schema_format(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
 # --- Chats, through the official client -------------------------------------------------------------------------------
 
 
@@ -76,7 +89,8 @@ def test_content_may_come_in_parts_and_developer_is_system(client: openai.OpenAI
     for role in ("developer", "system"):
         messages: Any = [{"role": role, "content": "Be brief."}, {"role": "user", "content": COUNT}]
         answer = client.chat.completions.create(model=model_name, messages=messages, max_tokens=3, temperature=0)
-        usages.append((answer.usage, answer.choices[0].message.content))
+        assert answer.usage is not None
+        usages.append((answer.usage.prompt_tokens, answer.choices[0].message.content))
     assert usages[0] == usages[1]
 
 
@@ -189,6 +203,77 @@ def test_penalties_change_the_answer(http: httpx.Client) -> None:
     assert answer(logit_bias={"20": 100}) != plain
 
 
+# --- JSON and tools ---------------------------------------------------------------------------------------------------
+
+DEGREES: dict[str, Any] = {
+    "type": "object", "properties": {"degrees": {"type": "integer", "minimum": 0, "maximum": 359}},
+    "required": ["degrees"], "additionalProperties": False,
+}  # fmt: skip
+
+
+def test_json_by_a_schema_and_any_object(client: openai.OpenAI, model_name: str) -> None:
+    messages: Any = [{"role": "user", "content": COUNT}]
+    formats: Any = [schema_format(DEGREES), {"type": "json_object"}]
+    held, free = (
+        client.chat.completions.create(
+            model=model_name, messages=messages, temperature=1, seed=1, max_tokens=60, response_format=form
+        ).choices[0]
+        for form in formats
+    )
+    assert 0 <= json.loads(held.message.content or "")["degrees"] <= 359
+    assert held.finish_reason == "stop"
+    assert (free.message.content or "").startswith("{")
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "steer"}}])
+def test_calls_of_tools_whole_and_streamed(client: openai.OpenAI, model_name: str, choice: Any) -> None:
+    options: Any = {
+        "model": model_name, "messages": [{"role": "user", "content": COUNT}], "temperature": 1, "seed": 3,
+        "tools": [tool("steer", DEGREES)], "tool_choice": choice, "parallel_tool_calls": False, "max_tokens": 200,
+    }  # fmt: skip
+    whole = client.chat.completions.create(**options).choices[0]
+    assert (whole.finish_reason, whole.message.content) == ("tool_calls", None)
+    assert whole.message.tool_calls is not None
+    (call,) = whole.message.tool_calls
+    assert call.type == "function"
+    assert call.function.name == "steer"
+    assert 0 <= json.loads(call.function.arguments)["degrees"] <= 359
+    chunks = list(client.chat.completions.create(stream=True, **options))
+    pieces = [piece for chunk in chunks for piece in chunk.choices[0].delta.tool_calls or ()]
+    assert [piece.function.name for piece in pieces if piece.function and piece.function.name] == ["steer"]
+    assert [bool(piece.id) for piece in pieces] == [True, *[False] * (len(pieces) - 1)]
+    assert "".join(piece.function.arguments or "" for piece in pieces if piece.function) == call.function.arguments
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    assert not any(chunk.choices[0].delta.content for chunk in chunks)
+
+
+def test_tools_that_are_not_called_change_nothing_but_the_prompt(client: openai.OpenAI, model_name: str) -> None:
+    options: Any = {"model": model_name, "messages": [{"role": "user", "content": COUNT}], "temperature": 0}
+    tools: Any = [tool("steer")]
+    unused = client.chat.completions.create(tools=tools, tool_choice="none", **options).choices[0]
+    assert (unused.message.content, unused.message.tool_calls) == (CHATS[COUNT], None)
+    told = client.chat.completions.create(tools=tools, max_tokens=5, **options)
+    assert told.choices[0].message.content
+    plain = client.chat.completions.create(max_tokens=5, **options)
+    assert told.usage is not None
+    assert plain.usage is not None
+    assert told.usage.prompt_tokens > plain.usage.prompt_tokens + 20
+
+
+def test_a_tools_answer_is_part_of_the_conversation(client: openai.OpenAI, model_name: str) -> None:
+    turns: Any = [
+        {"role": "user", "content": "West!"},
+        {"role": "assistant", "content": None, "tool_calls": [made_call('{"degrees": 270}')]},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "The ship has turned."}]},
+    ]
+    options: Any = {"model": model_name, "max_tokens": 2, "tools": [tool("steer")]}
+    answer = client.chat.completions.create(messages=turns, **options)
+    shorter = client.chat.completions.create(messages=turns[:1], **options)
+    assert answer.usage is not None
+    assert shorter.usage is not None
+    assert answer.usage.prompt_tokens > shorter.usage.prompt_tokens + 30
+
+
 # --- Completions and models -------------------------------------------------------------------------------------------
 
 
@@ -222,9 +307,21 @@ def test_models(client: openai.OpenAI, model_name: str) -> None:
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f f"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [tool("f"), tool("f")]}, "tools"),
+        ({"tools": [tool("f", {"type": "ship"})]}, "tools.0.function.parameters"),
+        ({"tools": [tool("f", {"enum": list(range(MOST_ALTERNATIVES + 1))})]}, "tools.0.function.parameters"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "any"}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [tool("f")], "tool_choice": {"type": "function", "function": 3}}, "tool_choice.function"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"response_format": "json"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": schema_format(None)}, "response_format.json_schema.schema"),
+        ({"response_format": schema_format({"type": "ship"})}, "response_format.json_schema.schema"),
         ({"metadata": {"a": "b"}}, "metadata"),
         ({"store": True}, "store"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
@@ -248,6 +345,17 @@ def test_models(client: openai.OpenAI, model_name: str) -> None:
         ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages.0.name"),
         ({"messages": [{"role": "pirate", "content": "x"}]}, "messages.0.role"),
         ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "assistant", "content": None, "tool_calls": []}]}, "messages.0.content"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [made_call("{}")]}]}, "messages.0.tool_calls"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [made_call("{")]}]},
+            "messages.0.tool_calls.0.function.arguments",
+        ),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [made_call('{"a":' * 9000 + "1" + "}" * 9000)]}]},
+            "messages.0.tool_calls.0.function.arguments",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages.0.content.0.type"),
         ({"messages": [{"role": "user", "content": "long " * 2000}]}, "messages"),
     ],
@@ -336,7 +444,7 @@ def test_a_client_that_leaves_frees_its_rows(job: ServeJob, loaded: LoadedModel,
             if is_streamed:
                 with leaver.stream("POST", CHAT, json=endless(loaded, n=4, stream=True)) as answer:
                     next(answer.iter_lines())
-                    assert stats(watcher)["running"] == 4
+                    wait_for(lambda: stats(watcher)["running"] == 4, "its rows to be at work")
             else:
                 with pytest.raises(httpx.ReadTimeout):
                     leaver.post(CHAT, json=endless(loaded, n=4), timeout=0.5)

@@ -12,6 +12,7 @@ import pytest
 from inference.serve import serve
 from monitoring.attempt import run_attempt
 from monitoring.events import SECRET_FILE, Error, decode_event
+from tests.inference.conftest import MAX_BATCH, MAX_QUEUE
 from tests.inference.models import CHATS
 from tests.inference.serving import ServeJob, wait_for, write_spec
 
@@ -33,6 +34,10 @@ def test_it_says_what_it_does_and_is_ready_when_it_says_so(job: ServeJob) -> Non
     assert [event.seq for event in job.events()] == list(range(1, len(kinds) + 1))
     assert job.event("phase").name == "active"
     assert job.event("progress").done == job.event("progress").total
+    told = job.event("ready").runs_with
+    assert told["chosen"] == {"dtype": "float32", "max_batch": MAX_BATCH, "max_queue": MAX_QUEUE, "cpu_threads": 1}
+    assert (told["engine"], told["dtype"], told["bits"], told["device"]) == ("transformers", "float32", None, "cpu")
+    assert (told["max_model_length"], told["prefix_cache_mib"]) == (1024, 256), "what was left to it"
 
 
 def test_told_to_stop_it_finishes_what_is_in_flight(taught_model: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,16 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     with pytest.raises(JobFaultError) as caught, checkpoints.writing(tmp_path, 3):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.code == "disk_full"
+
+
+def test_only_a_disk_that_lacks_the_room_is_waited_for(tmp_path: Path) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+    more_than_there_is = shutil.disk_usage(tmp_path).total * 2
+    assert checkpoints.disk_full(tmp_path, error, more_than_there_is).needed_bytes == more_than_there_is
+    assert checkpoints.disk_full(tmp_path, error, 1).needed_bytes is None  # another disk is the full one
+    quota = OSError(errno.EDQUOT, "Disk quota exceeded")
+    assert checkpoints.disk_full(tmp_path, quota, more_than_there_is).needed_bytes is None
+    assert not checkpoints.is_disk_full(OSError(errno.EIO, "Input/output error"), tmp_path / "not" / "there")
 
 
 def test_leftovers_of_a_killed_attempt_are_cleared(tmp_path: Path) -> None:

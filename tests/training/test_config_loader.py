@@ -37,6 +37,7 @@ CONTRACT_DEFAULTS = {
     "monitoring.logging_steps": 1,
     "monitoring.eval_steps": 0,
     "monitoring.eval_samples": 200,
+    "monitoring.evaluate_checkpoints": False,
     "monitoring.sample_steps": 0,
     "monitoring.sample_prompts": [],
     "monitoring.divergence_factor": 3.0,

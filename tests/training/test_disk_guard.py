@@ -1,5 +1,7 @@
 """A run ends before its disk is full, with its last checkpoint whole, and goes on when there is room again."""
 
+import errno
+import os
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -40,6 +42,17 @@ class Filler(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         if state.global_step == self.step:
             self.disk.free_bytes = self.left_bytes
+
+
+class FullAtOnce(TrainerCallback):  # type: ignore[misc]
+    """What is written at the first step finds no room, an event for one."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
+        self.disk.free_bytes = 0
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.fixture
@@ -104,6 +117,16 @@ def test_without_room_for_one_checkpoint_it_doesnt_begin(tmp_path: Path, disk: D
     disk.free_bytes = GIB + 100
     with pytest.raises(JobFaultError) as caught:
         make_job(tmp_path, **SETTINGS).run_here()
+    assert caught.value.code == "disk_full"
+    assert caught.value.needed_bytes is not None
+    assert caught.value.needed_bytes > GIB + (3 << 20)
+
+
+def test_a_disk_that_is_full_between_two_checkpoints_is_said_with_what_the_next_one_needs(
+    tmp_path: Path, disk: Disk
+) -> None:
+    with pytest.raises(JobFaultError, match="No space left") as caught:
+        make_job(tmp_path, **SETTINGS).run_here(callbacks=(FullAtOnce(disk),))
     assert caught.value.code == "disk_full"
     assert caught.value.needed_bytes is not None
     assert caught.value.needed_bytes > GIB + (3 << 20)

@@ -16,7 +16,9 @@ from monitoring.events import Artefact, Log
 from tests.training.trainjobs import TrainJob, config_of, make_job
 from training import checkpoints
 from training.callbacks.divergence import PATIENCE_POINTS, Divergence, require_finite
+from training.distributed.ranks import Ranks
 from training.state import RunState
+from training.trainer import JobTrainer
 
 EXPLODING: dict[str, Any] = {
     "hyperparams": {
@@ -150,8 +152,8 @@ def test_weights_that_a_step_has_spoilt_are_not_saved(tmp_path: Path) -> None:
     """The loss is that of the weights before the step, and still a number."""
     model = torch.nn.Linear(2, 2)
     trainer: Any = SimpleNamespace(
-        loss_is_finite=lambda: True, model=model, state=SimpleNamespace(global_step=7),
-        args=SimpleNamespace(learning_rate=0.5, world_size=1),
+        loss_is_finite=lambda: True, weights_are_finite=lambda: JobTrainer.weights_are_finite(trainer), model=model,
+        _ranks=Ranks(), state=SimpleNamespace(global_step=7), args=SimpleNamespace(learning_rate=0.5),
     )  # fmt: skip
     require_finite(trainer, tmp_path, RunState())
     with torch.no_grad():

@@ -18,6 +18,7 @@ from monitoring.events import Log, Metrics
 from monitoring.files import write_json
 from tests.training.trainjobs import REPOSITORY, TrainJob, make_job
 from training import memory_probe
+from training.distributed.sharding import own_part
 from training.trainer import JobTrainer
 
 SETTINGS: dict[str, Any] = {
@@ -102,14 +103,14 @@ def test_the_probe_leaves_no_trace_but_its_sentence(
     assert "at once" in said
 
 
-def test_of_a_shared_weight_the_probe_counts_its_own_part() -> None:
+def test_of_a_shared_weight_a_process_holds_its_own_part() -> None:
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
         shared = DTensor.from_local(torch.zeros(3), init_device_mesh("cpu", (2,)), [Shard(0)])
-        assert (shared.numel(), memory_probe._held_here(shared)) == (6, 3)
+        assert (shared.numel(), own_part(shared).numel()) == (6, 3)
     finally:
         torch.distributed.destroy_process_group()
-    assert memory_probe._held_here(torch.zeros(4)) == 4
+    assert own_part(torch.zeros(4)).numel() == 4
 
 
 def test_the_probe_finds_the_division_before_the_first_step(

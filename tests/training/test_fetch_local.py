@@ -16,6 +16,8 @@ from training import checkpoints
 from training.fetch.inspect import inspect_model, model_sha256
 from training.fetch.layout import require_space
 
+TRAINED_WITH = {"name": "emoji_think", "version": "7"}
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -158,7 +160,7 @@ def make_checkpoint(folder: Path, source: Path) -> Path:
             (temporary / path.name).write_bytes(path.read_bytes())
         (temporary / "optimizer.pt").write_bytes(b"pickle")
         (temporary / "trainer_state.json").write_text("{}")
-        path, _, _ = checkpoints.publish(temporary, folder, checkpoints.Manifest(step=12))
+        path, _, _ = checkpoints.publish(temporary, folder, checkpoints.Manifest(step=12, profile=TRAINED_WITH))
     return path
 
 
@@ -168,6 +170,8 @@ def test_a_checkpoint_becomes_a_model_without_its_optimizer_state(tmp_path: Path
     assert attempt.run() == 0
     assert attempt.result()["hashes"] == hashes_of(source)
     assert attempt.result()["source"]["step"] == "12"
+    facts = json.loads((tmp_path / "models" / "m1" / "pilothouse.json").read_text())
+    assert attempt.result()["profile"] == facts["profile"] == TRAINED_WITH
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, source: Path) -> None:

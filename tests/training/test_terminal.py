@@ -151,6 +151,12 @@ def test_a_file_with_faults_is_told_with_lines_and_leaves_nothing(
         (["--dataset", "d.jsonl", "--model", "m", "--sed", "3"], 2, "Did you mean hyperparams.seed?"),
         (["--dataset", "d.jsonl", "--model", "m", "--seed", "-3"], 2, "hyperparams.seed: -3 is not allowed"),
         (["--dataset", "d.jsonl", "--model", "m", "--json", "no.json"], 2, "no.json can't be read"),
+        (
+            ["--dataset", "d.jsonl", "--model", "m", "--model.chain", "night"],
+            2,
+            "model.chain is 'night', but chains are",
+        ),
+        (["--dataset", "d.jsonl", "--model", "nowhere", "--model.chain", ""], 1, "There is no folder nowhere."),
         (["--dataset", "d.jsonl", "--model", "nowhere"], 1, "There is no folder nowhere."),
         (["--dataset", "d.jsonl", "--model", "TINY"], 1, "There is no file d.jsonl."),
         (["--dataset", "d.jsonl", "--model", "m", "--resume"], 1, "There is no run in"),

@@ -27,6 +27,7 @@ from monitoring.files import sha256_of
 from tests.tiny import has_style
 from tests.training.trainjobs import TrainJob, make_job
 from training import checkpoints
+from training.profiles.base import load_profile
 
 SETTINGS: dict[str, Any] = {
     "hyperparams": {"max_steps": 40, "per_device_train_batch_size": 4},
@@ -77,7 +78,8 @@ def test_checkpoints_are_told_kept_and_let_go(whole: TrainJob) -> None:
     assert len(kept) == 2
     assert 40 in kept
     last = made[-1]
-    assert checkpoints.verify(whole.output_dir / last.path).step == 40
+    manifest = checkpoints.verify(whole.output_dir / last.path)
+    assert (manifest.step, manifest.profile) == (40, {"name": "plain", "version": load_profile("plain").version})
     assert last.eval_loss == whole.curve("eval_loss")[40]
     assert last.loss == whole.curve("loss")[40]
     assert sha256_of(whole.output_dir / last.path / "manifest.json") == last.manifest_sha256

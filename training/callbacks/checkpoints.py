@@ -19,6 +19,7 @@ from training.config.schema import TrainerConfig
 from training.distributed.ranks import Ranks
 from training.estimate.memory import OPTIMIZER_BYTES
 from training.models import trained_weights
+from training.profiles.base import Profile
 from training.state import RunState
 from training.trainer import JobTrainer
 
@@ -29,12 +30,13 @@ class CheckpointKeeper:
     """Saves when the trainer says so. `output_dir` is the run's folder; paths in events are relative to it."""
 
     def __init__(
-        self, output_dir: Path, *, config: TrainerConfig, events: EventWriter, run: RunState,
+        self, output_dir: Path, *, config: TrainerConfig, profile: Profile, events: EventWriter, run: RunState,
         phases: PhaseTeller, progress: ProgressTeller, ranks: Ranks,
     ) -> None:  # fmt: skip
         self._ranks = ranks
         self.folder = output_dir / checkpoints.FOLDER
         self._output = config.output
+        self._profile = {"name": profile.name, "version": profile.version}
         self._moment_bytes = OPTIMIZER_BYTES[config.hyperparams.optim]
         self._early_stopping = config.hyperparams.early_stopping_patience > 0
         self._events = events
@@ -43,6 +45,10 @@ class CheckpointKeeper:
         self._progress = progress
         self.last_step: int | None = None
         self._last_bytes: int | None = None
+
+    def begin_behind(self, manifest: Manifest) -> None:
+        """The run goes on from this checkpoint: it isn't written once more, and says how large the next one is."""
+        self.last_step, self._last_bytes = manifest.step, manifest.size_bytes
 
     def save(self, trainer: JobTrainer) -> None:
         """Writes a checkpoint of this step, tells of it, and removes what is too much.
@@ -69,7 +75,7 @@ class CheckpointKeeper:
             self.last_step = step
             self._let_go()
         if is_short:
-            raise checkpoints.no_room(self.folder, self._needed_bytes(trainer))
+            raise checkpoints.no_room(self.folder, self.needed_bytes(trainer))
         self._phases.enter("active")
 
     def _take_part(self, trainer: JobTrainer, step: int) -> None:
@@ -82,18 +88,19 @@ class CheckpointKeeper:
 
     def is_short_of_room(self, trainer: JobTrainer) -> bool:
         """Whether a further checkpoint would take from the disk what must stay free."""
-        return self._free_bytes() < self._needed_bytes(trainer)
+        return self._free_bytes() < self.needed_bytes(trainer)
 
     def require_room(self, trainer: JobTrainer) -> None:
         """Before the first step: raises JobFaultError `disk_full` where not even one checkpoint has room."""
         if self.is_short_of_room(trainer):
-            raise checkpoints.no_room(self.folder, self._needed_bytes(trainer))
+            raise checkpoints.no_room(self.folder, self.needed_bytes(trainer))
 
     def _free_bytes(self) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         return shutil.disk_usage(self.folder).free
 
-    def _needed_bytes(self, trainer: JobTrainer) -> int:
+    def needed_bytes(self, trainer: JobTrainer) -> int:
+        """What must be free for the next checkpoint: its size, and what stays free."""
         return self._size_bytes(trainer) + int(self._output.min_free_gib * (1 << 30))
 
     def _size_bytes(self, trainer: JobTrainer) -> int:
@@ -109,8 +116,10 @@ class CheckpointKeeper:
 
     def _write(self, trainer: JobTrainer, step: int) -> None:
         eval_loss = self._run.eval_loss if self._run.eval_step == step else None
-        manifest = Manifest(step, trainer.state.epoch, self._run.loss, eval_loss, run=self._run.to_json())
-        with checkpoints.writing(self.folder, step) as temporary:
+        manifest = Manifest(
+            step, trainer.state.epoch, self._run.loss, eval_loss, run=self._run.to_json(), profile=self._profile
+        )
+        with checkpoints.writing(self.folder, step, self.needed_bytes(trainer)) as temporary:
             trainer.write_state(str(temporary))
             (temporary / "README.md").unlink(missing_ok=True)  # peft's card names paths of this host
             path, manifest, digest = checkpoints.publish(temporary, self.folder, manifest)

@@ -8,12 +8,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from monitoring.attempt import JobFaultError
 from training import checkpoints
-from training.models import trained_weights
 from training.state import RunState
 from training.trainer import JobTrainer
 
@@ -90,13 +88,8 @@ def require_finite(trainer: JobTrainer, folder: Path, run: RunState) -> None:
     step, learning_rate = trainer.state.global_step, trainer.args.learning_rate
     if not trainer.loss_is_finite():
         raise _not_finite(f"The loss is no number at step {step}", folder, run, learning_rate)
-    if trainer.args.world_size == 1 and not _are_finite(trainer.model):  # several processes each see a part alone
+    if not trainer.weights_are_finite():
         raise _not_finite(f"Weights are no numbers after step {step}", folder, run, learning_rate)
-
-
-def _are_finite(model: Any) -> bool:
-    trained = [torch.isfinite(weight).all() for weight in trained_weights(model)]
-    return bool(torch.stack([found.to(trained[0].device) for found in trained]).all().item())
 
 
 def _not_finite(told: str, folder: Path, run: RunState, learning_rate: float) -> JobFaultError:

@@ -38,6 +38,11 @@ class FieldInfo:
     advanced: bool = False
 
     @property
+    def inner_title(self) -> str:
+        """The title as it stands inside of a sentence: "batch size per device", but "LoRA rank"."""
+        return self.title[:1].lower() + self.title[1:] if self.title.split()[0].istitle() else self.title
+
+    @property
     def allowed(self) -> str:
         """What may stand here, in words."""
         if self.kind == "choice":

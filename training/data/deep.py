@@ -6,7 +6,6 @@ the profile finds wrong. Of large sets an even sample is compared, and said so.
 """
 
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
+from datasketch import MinHash
 
+from training.data import likeness
 from training.data.rows import LINE_LIMIT_BYTES, iter_lines
 from training.data.specs import Example, is_chat, texts_of
 from training.profiles.base import Profile
@@ -29,7 +29,6 @@ LEAKED_CHARACTERS = 20
 
 WORDS_A_RUN = 5
 LONGEST_WORDS = 1_000
-PERMUTATIONS = 64
 ALIKE = 0.8
 """The share of common runs from which two rows count as nearly the same (Jaccard)."""
 
@@ -56,34 +55,24 @@ class Signatures:
     """Finds rows that are nearly the same as one before. Holds a signature a row."""
 
     def __init__(self) -> None:
-        self._index = MinHashLSH(threshold=ALIKE, num_perm=PERMUTATIONS)
-        self._signatures: dict[int, MinHash] = {}
+        self._known = likeness.Likenesses(ALIKE)
 
     def add(self, row: int, example: Example) -> int | None:
         """Remembers a row; returns the number of one before it that is nearly the same."""
         signature = signature_of(example)
-        found = self._nearest(signature)
-        self._index.insert(row, signature)
-        self._signatures[row] = signature
+        found = self._known.first_alike(signature)
+        self._known.add(row, signature)
         return found
 
     def find(self, example: Example) -> int | None:
         """The number of a remembered row that is nearly the same."""
-        return self._nearest(signature_of(example))
-
-    def _nearest(self, signature: MinHash) -> int | None:
-        near = [row for row in self._index.query(signature) if self._signatures[row].jaccard(signature) >= ALIKE]
-        return min(near, default=None)
+        return self._known.first_alike(signature_of(example))
 
 
 def signature_of(example: Example) -> MinHash:
     """The MinHash of an example's runs of words, in small letters."""
     words = " ".join(texts_of(example)).lower().split(maxsplit=LONGEST_WORDS)[:LONGEST_WORDS]
-    last = max(1, len(words) - WORDS_A_RUN + 1)
-    runs = [zlib.crc32(" ".join(words[at : at + WORDS_A_RUN]).encode("utf-8", "replace")) for at in range(last)]
-    signature = MinHash(num_perm=PERMUTATIONS, hashfunc=int)
-    signature.update_batch(list(set(runs)))
-    return signature
+    return likeness.signature_of(words, WORDS_A_RUN, " ")
 
 
 def leaked_answer(example: Example) -> str | None:

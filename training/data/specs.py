@@ -356,6 +356,12 @@ def check_encodable(example: Example) -> None:
             ) from error
 
 
+def check_no_nul(example: Example) -> None:
+    """Raises RowFaultError for a NUL, which UTF-8 has, but PostgreSQL's texts don't."""
+    if any("\0" in text for text in texts_of(example)):
+        raise RowFaultError("bad_content", "The text holds a NUL, which no text has. Remove it.")
+
+
 def _beyond(value: dict[str, Any], *known: str) -> tuple[str, ...]:
     return tuple(key for key in value if key not in known)
 

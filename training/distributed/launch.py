@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from monitoring.attempt import JobFaultError, JobPausedError
+from monitoring.attempt import RANK_DIED, JobFaultError, JobPausedError
 from monitoring.events import EventWriter, JobSpec
 from training.config.schema import TrainerConfig
 from training.distributed.worker import RENDEZVOUS_FILE, Outcome, outcome_file
@@ -32,7 +32,7 @@ def process_count(spec: JobSpec, config: TrainerConfig) -> int:
 def launch(spec_path: Path, resume: Path | None, count: int, *, events: EventWriter, wishes: Wishes) -> dict[str, Any]:
     """Trains in `count` processes; returns the values of the `result` event.
 
-    Raises JobPausedError, or JobFaultError with the code of the process that failed first, or `rank_died`.
+    Raises JobPausedError, or JobFaultError with the code of the process that failed first, or RANK_DIED.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -49,7 +49,8 @@ def launch(spec_path: Path, resume: Path | None, count: int, *, events: EventWri
     )  # fmt: skip
     died: dict[int, int] = {}
     try:
-        elastic_launch(agreement, sys.executable)("-m", "training", "rank", str(spec_path), str(resume or ""))
+        rank = ("-m", "training", "rank", str(spec_path), str(os.getpid()), str(resume or ""))
+        elastic_launch(agreement, sys.executable)(*rank)
     except ChildFailedError as error:
         died = {rank: failure.exitcode for rank, failure in error.failures.items()}
     finally:
@@ -82,26 +83,38 @@ def _outcomes(folder: Path, count: int) -> dict[int, Outcome]:
 
 
 def _come_to(outcomes: dict[int, Outcome], died: dict[int, int], count: int) -> dict[str, Any]:
-    """What the processes' ends mean together; a fault that is understood says more than what followed from it."""
+    """What the processes' ends mean together; a fault that is understood says more than what followed from it.
+
+    `died` has the exit codes of those that failed, the first one first. Once one has, torchrun ends the others by
+    SIGTERM; an error that nobody foresaw may be the others' for want of the one that is gone. What happens to a process
+    after its last word changes nothing.
+    """
     faults = sorted((held for held in outcomes.values() if held["code"]), key=lambda held: held["time"])
     understood = [held for held in faults if held["code"] != "internal"]
-    killed = {rank: -code for rank, code in died.items() if code < 0 and rank not in outcomes}
-    if not understood and killed:
-        rank, number = min(killed.items())
-        raise JobFaultError(
-            "rank_died",
-            f"Process {rank + 1} of the run's {count} was ended by {signal.Signals(number).name}.",
-            "When memory ran out (see dmesg), lower hyperparams.max_length or the batch size; then resume.",
-        )
+    mute = [(rank, code) for rank, code in died.items() if rank not in outcomes]
+    alone = [(rank, code) for rank, code in mute if code != -signal.SIGTERM]
+    if alone and not understood:
+        raise _death(*alone[0], count)
     for held in [*understood, *faults]:
         raise JobFaultError(held["code"], held["message"], held["fix"], needed_bytes=held["needed_bytes"])
-    if died:  # without a word of their own
-        rank, code = min(died.items())
-        raise JobFaultError(
-            "rank_died", f"Process {rank + 1} of the run's {count} ended with status {code}.", "Read the job's log."
-        )
+    if mute:
+        raise _death(*mute[0], count)
     if 0 not in outcomes:
-        raise JobFaultError("rank_died", f"The run's {count} processes could not be started.", "Read the job's log.")
+        raise JobFaultError(RANK_DIED, f"The run's {count} processes could not be started.", "Read the job's log.")
     if outcomes[0]["is_paused"]:
         raise JobPausedError
     return outcomes[0]["values"]
+
+
+def _death(rank: int, code: int, count: int) -> JobFaultError:
+    """The fault of a process that has left no word. `code`: its exit code, or the signal's number below 0."""
+    if code >= 0:
+        return JobFaultError(
+            RANK_DIED, f"Process {rank + 1} of the run's {count} ended with status {code}.", "Read the job's log."
+        )
+    return JobFaultError(
+        RANK_DIED,
+        f"Process {rank + 1} of the run's {count} was ended by {signal.Signals(-code).name}.",
+        "When memory ran out (see dmesg), lower hyperparams.max_length or the batch size; the run goes on from its "
+        "last checkpoint.",
+    )

@@ -57,6 +57,14 @@ class Ranks:
         distributed.all_reduce(totals)
         return totals.tolist()
 
+    def most(self, value: int) -> int:
+        """The largest that any process says."""
+        if self.count == 1:
+            return value
+        largest = torch.tensor([value], dtype=torch.long)
+        distributed.all_reduce(largest, op=distributed.ReduceOp.MAX)
+        return int(largest.item())
+
     def shared(self, value: Any) -> Any:
         """The first process's value, of any kind that pickles."""
         if self.count == 1:

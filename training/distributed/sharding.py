@@ -1,8 +1,8 @@
 """Weights and optimizer of a model that FSDP has divided over several processes, whole again: for checkpoints and the
 finished model.
 
-Runs in the training process. Each function is called by all ranks; what it gives is whole on the first one alone, on
-the processor. A checkpoint's weights are the same files whether one process trained or several.
+Runs in the training process. Each function but `own_part` is called by all ranks; what it gives is whole on the first
+one alone, on the processor. A checkpoint's weights are the same files whether one process trained or several.
 """
 
 from pathlib import Path
@@ -17,9 +17,15 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.tensor import DTensor
 
 WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True, strict=False)
 ADAPTER_NAME = "default"
+
+
+def own_part(weight: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a weight: all of it where it isn't divided."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
 def whole_weights(model: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ What it has come to is left in a file beside the spec and told by the job's own 
 events; the others' are dropped.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from monitoring.attempt import EXIT_FAULT, JobFaultError, JobPausedError
-from monitoring.events import EVENTS_FILE, Body, Event, EventWriter, JobSpec, Level
+from monitoring.events import EVENTS_FILE, RESERVE_FILE, Body, Event, EventWriter, JobSpec, Level
 from monitoring.files import write_json
 from training.config.loader import parse_config
 from training.wishes import Wishes
@@ -60,9 +61,12 @@ def outcome_file(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank}.json"
 
 
-def main(spec_path: Path, resume: Path | None) -> int:
-    """Trains as one of several, from the checkpoint `resume`; returns the exit code of the process."""
-    _end_with_parent()
+def main(spec_path: Path, parent: int, resume: Path | None) -> int:
+    """Trains as one of several, from the checkpoint `resume`; returns the exit code of the process.
+
+    `parent` is the pid of the job's own process.
+    """
+    _end_with(parent)
     folder, rank = spec_path.parent, int(os.environ["RANK"])
     outcome = Outcome(code="", message="", fix="", needed_bytes=None, is_paused=False, values={}, time=0.0)
     try:
@@ -74,10 +78,13 @@ def main(spec_path: Path, resume: Path | None) -> int:
         told: Outcome = {**outcome, "code": fault.code, "message": fault.message, "fix": fault.fix}
         outcome = {**told, "needed_bytes": fault.needed_bytes}
     except Exception as error:  # the edge of the process: what nobody foresaw must still be told
-        traceback.print_exc(file=sys.stderr)
+        with contextlib.suppress(OSError):  # the log may be on a full disk
+            traceback.print_exc(file=sys.stderr)
         message = f"{type(error).__name__}: {error}"
         outcome = {**outcome, "code": "internal", "message": message, "fix": "See the job's log."}
     outcome["time"] = time.time()
+    if outcome["code"]:
+        (folder / RESERVE_FILE).unlink(missing_ok=True)  # on a full disk nobody would hear of it otherwise
     write_json(outcome_file(folder, rank), outcome)
     return EXIT_FAULT if outcome["code"] else 0
 
@@ -91,9 +98,8 @@ def _train(spec: JobSpec, folder: Path, events: EventWriter, resume: Path | None
     return engine.run_job(parse_config(spec.config)).to_values()
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """A job that is killed must not leave processes on its GPUs: torchrun starts each in a session of its own."""
-    parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(EXIT_FAULT)

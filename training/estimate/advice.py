@@ -4,7 +4,7 @@ The estimate is taken to be right within a fifth (`bench/estimate.py`), so what 
 A batch that is made smaller is accumulated as often as it takes: the effective batch never changes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -56,16 +56,7 @@ def judge(peak_bytes: int, free_bytes: int | None) -> Verdict:
 
 def largest_batch(need: Need, free_bytes: int) -> int | None:
     """The most examples at once that fit, other settings as they are; None where not even one does."""
-    if not _fits(need, with_batch(need.config, 1, 1), free_bytes):
-        return None
-    low, high = 1, LARGEST_BATCH
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _fits(need, with_batch(need.config, middle, 1), free_bytes):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return _largest(LARGEST_BATCH, lambda batch: _fits(need, with_batch(need.config, batch, 1), free_bytes)) or None
 
 
 def ways_to_fit(need: Need, free_bytes: int) -> list[Way]:
@@ -138,22 +129,28 @@ def _shorter(
     effective = hyper.per_device_train_batch_size * hyper.gradient_accumulation_steps
     alone = with_batch(config, 1, effective)
     top = min(hyper.max_length, need.longest_tokens) // LENGTH_STEP
-    low, high = 0, top
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _fits(need, _cut(alone, middle * LENGTH_STEP), free_bytes):
-            low = middle
-        else:
-            high = middle - 1
-    if 0 < low < top:
-        changed = {**settings, "hyperparams.max_length": low * LENGTH_STEP}
+    steps = _largest(top, lambda steps: _fits(need, _cut(alone, steps * LENGTH_STEP), free_bytes))
+    if 0 < steps < top:
+        changed = {**settings, "hyperparams.max_length": steps * LENGTH_STEP}
         changed["hyperparams.per_device_train_batch_size"] = 1
         changed["hyperparams.gradient_accumulation_steps"] = effective
-        yield changed, _cut(alone, low * LENGTH_STEP)
+        yield changed, _cut(alone, steps * LENGTH_STEP)
 
 
 def _cut(config: TrainerConfig, max_length: int) -> TrainerConfig:
     return replace(config, hyperparams=replace(config.hyperparams, max_length=max_length))
+
+
+def _largest(top: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to `top` that fits; 0 where not even 1 does. Where one fits, all smaller ones must."""
+    low, high = 0, top
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _fits(need: Need, config: TrainerConfig, free_bytes: int) -> bool:

@@ -27,9 +27,10 @@ NF4_BYTES = 0.5 + 4 / 64
 INT8_BYTES = 1.0 + 0.01
 CPU_PROCESS_BYTES = 420_000_000
 """Measured: Python with torch, transformers and the trainer loaded, before there is a model."""
-CPU_ADAPTER_SLACK = 0.6
-"""Measured on a processor: so much of what the layers of an adapter's run compute lies in the C library's allocator as
-holes between short-lived pieces, checkpointed or not (with MALLOC_MMAP_THRESHOLD_=262144 it is 0)."""
+CPU_SLACK = {"lora": 0.8, "full": 0.3}
+"""Fitted to runs on a processor: so much of what the layers compute lies in the C library's allocator as holes between
+short-lived pieces, checkpointed or not (for an adapter, with MALLOC_MMAP_THRESHOLD_=262144, it is 0). The share varies
+with the sizes of the pieces, for whole models from 0.15 to 0.5, and is where most of the estimate's error lies."""
 CUDA_CONTEXT_BYTES = 900_000_000
 """Assumed, not measured here: context, kernels and cuBLAS's workspace on the card."""
 
@@ -81,13 +82,13 @@ def estimate_memory(shape: ModelShape, config: TrainerConfig, longest_tokens: in
         held = gradients
     else:  # the output's gradient is the first, and comes while everything is still held
         held = FP32 * shape.vocabulary * shape.hidden if config.model.method == "full" else 0
-    in_backward = kept + casts + max(logits, transient) + held
+    layer = round(_layer_bytes(shape, config, formats, tokens) * batch * tokens)
+    in_backward = max(kept + casts + max(logits, transient) + held, gradients + layer)  # as it begins, and as it ends
     per_weight = STEP_BYTES.get(config.hyperparams.optim, 0.0) if place.device == "cuda" else 0.0
     in_step = gradients + round(per_weight * trained / sharing)
     overhead = CUDA_CONTEXT_BYTES if place.device == "cuda" else CPU_PROCESS_BYTES
-    if place.device == "cpu" and config.model.method == "lora":
-        layers = shape.layers * _layer_bytes(shape, config, formats, tokens)
-        overhead += round(CPU_ADAPTER_SLACK * layers * batch * tokens)
+    if place.device == "cpu":
+        overhead += round(CPU_SLACK[config.model.method] * shape.layers * layer)
     return MemoryEstimate(
         weights=weights,
         gradients=gradients,

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 from monitoring.attempt import JobFaultError
-from monitoring.files import sha256_of, write_json
+from monitoring.files import FACTS_FILE, sha256_of, write_json
 from training import checkpoints
 from training.fetch.copying import copy_files
-from training.fetch.inspect import FACTS_FILE, model_sha256
+from training.fetch.inspect import model_sha256
 from training.fetch.layout import wanted_names
 from training.fetch.request import Fetched, FetchRequest
 
@@ -31,7 +31,8 @@ def fetch_checkpoint(request: FetchRequest) -> Fetched:
         "step": str(manifest.step),
         "manifest_sha256": sha256_of(folder / checkpoints.MANIFEST_FILE),
     }
-    return Fetched(source=source, base=_name_base(request) if "adapter_config.json" in names else None)
+    base = _name_base(request) if "adapter_config.json" in names else None
+    return Fetched(source=source, base=base, profile=manifest.profile or None)
 
 
 def _name_base(request: FetchRequest) -> dict[str, str]:

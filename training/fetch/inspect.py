@@ -14,9 +14,8 @@ from typing import Any, Literal, TypedDict
 from safetensors import SafetensorError, safe_open
 
 from monitoring.attempt import JobFaultError
-from monitoring.files import hashes_of, sha256_of, size_of, write_json
+from monitoring.files import FACTS_FILE, model_hashes, sha256_of, size_of, write_json
 
-FACTS_FILE = "pilothouse.json"
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".npy"})
 """Files that run code, or may, when they are opened. No published model holds one."""
 
@@ -71,7 +70,7 @@ def inspect_model(folder: Path) -> ModelFacts:
         tokenizer_sha256=sha256_of(tokenizer) if tokenizer.is_file() else None,
         chat_template_sha256=_sha256_of_text(template) if template is not None else None,
         has_chat_template=template is not None,
-        hashes={name: value for name, value in hashes_of(folder).items() if name != FACTS_FILE},
+        hashes=model_hashes(folder),
     )
 
 
@@ -82,8 +81,7 @@ def write_facts(folder: Path, facts: ModelFacts, **more: Any) -> None:
 
 def model_sha256(folder: Path) -> str:
     """One hash for a whole model: over the hashes of its files, `pilothouse.json` left out."""
-    hashes = {name: value for name, value in hashes_of(folder).items() if name != FACTS_FILE}
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(model_hashes(folder), sort_keys=True).encode()).hexdigest()
 
 
 def read_config(path: Path) -> dict[str, Any]:

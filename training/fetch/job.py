@@ -1,4 +1,4 @@
-"""The verb `fetch`: brings a model into the registry's folder, whole or not at all.
+"""The verb `fetch`: brings a model into the registry's folder, whole or not at all; or exports one that is there.
 
 Runs as one job process. A source fills a folder beside the final one; the result is inspected, described in
 `pilothouse.json` and published by one rename.
@@ -14,11 +14,11 @@ from typing import Any
 
 from monitoring.attempt import JobFaultError, JobPausedError, run_attempt
 from monitoring.events import EventWriter, JobSpec, Phase, read_secrets
-from monitoring.files import publish_folder
+from monitoring.files import FACTS_FILE, publish_folder
 from training.fetch.checkpoint import fetch_checkpoint
 from training.fetch.directory import fetch_directory
 from training.fetch.hub import UNREACHABLE, fetch_hub
-from training.fetch.inspect import FACTS_FILE, inspect_model, write_facts
+from training.fetch.inspect import inspect_model, write_facts
 from training.fetch.layout import disk_full
 from training.fetch.request import Fetch, FetchConfig, FetchRequest, SourceName
 from training.fetch.smollm2 import fetch_smollm2
@@ -41,6 +41,10 @@ def main(spec_path: Path) -> int:
 def _work(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]:
     with interruptible():
         events.emit(Phase(name="active"))
+        if "export" in spec.config:
+            from training.fetch.gguf_export import export_model  # numpy and gguf, which a download needs not
+
+            return export_model(spec, events)
         return fetch_model(spec, events, read_secrets(spec_path).get("hf_token"))
 
 
@@ -64,6 +68,8 @@ def fetch_model(spec: JobSpec, events: EventWriter, hub_token: str | None) -> di
             settle_tokenizer(partial)
         facts = inspect_model(partial)
         told = {"source": fetched.source, "answer": fetched.answer, "base": fetched.base}
+        if fetched.profile is not None:
+            told["profile"] = fetched.profile
         write_facts(partial, facts, id=final.name, **told)
         publish_folder(partial, final)
     events.log(f"Published {facts['architecture'] or facts['kind']} with {facts['parameters']:,} parameters.")

@@ -1,11 +1,12 @@
 """Which files make a model, and whether the disk can hold them. Runs in the `fetch` job."""
 
+import contextlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from monitoring.attempt import JobFaultError
+from monitoring.attempt import NO_ROOM, JobFaultError
 
 WEIGHTS = "*.safetensors"
 WANTED = (
@@ -29,6 +30,20 @@ def require_space(folder: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes + SPARE_BYTES:
         raise disk_full(folder, needed_bytes, free_bytes)
+
+
+@contextlib.contextmanager
+def full_disk_told(folder: Path) -> Iterator[None]:
+    """For a block that does nothing but write into `folder`: raises JobFaultError `disk_full` where there is no room.
+
+    numpy says of a write that was cut short how many items are missing, and no more.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.errno in NO_ROOM:
+            raise disk_full(folder) from error
+        raise
 
 
 def disk_full(folder: Path, needed_bytes: int | None = None, free_bytes: int | None = None) -> JobFaultError:

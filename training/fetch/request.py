@@ -56,6 +56,9 @@ class Fetched:
     base: dict[str, str] | None = None
     """Of an adapter: id and hash of the registered model that it belongs to."""
 
+    profile: dict[str, str] | None = None
+    """Of a checkpoint: name and version of the profile that it was trained with, where it says so."""
+
 
 Fetch = Callable[[FetchRequest], Fetched]
 """Fills `request.folder` with a model. Raises JobFaultError."""

@@ -39,11 +39,11 @@ from monitoring.events import (
     JobSpec,
     Wish,
 )
-from monitoring.files import write_json
+from monitoring.files import FACTS_FILE, write_json
 from training import job
 from training.config import loader
 from training.config.command import read_json
-from training.fetch.inspect import FACTS_FILE, read_config
+from training.fetch.inspect import read_config
 from training.terminal.dataset import make_dataset
 from training.terminal.screen import Screen
 from training.wishes import Wishes
@@ -124,6 +124,11 @@ def _understand(arguments: Sequence[str]) -> Asked:
         raise _UsageError("\n".join(str(fault) for fault in error.faults)) from error
     except (OSError, ValueError) as error:
         raise _UsageError(f"The JSON file {given.json} can't be read: {error}.") from error
+    if chain := loaded.config.model.chain:
+        raise _UsageError(
+            f"model.chain is {chain!r}, but chains are the queue's: here none would go on. Leave it out "
+            "(--model.chain '' over a file's), and name the model to go on from after --model."
+        )
     for left in loaded.left_out:
         _tell(f"Left out: {left}")
     base = given.base or (Path(inputs.base.path) if inputs.base else None)

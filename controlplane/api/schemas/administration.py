@@ -8,7 +8,17 @@ from ninja import Schema
 from controlplane.api.schemas.energy import ServedEnergy
 
 
-class CreateKey(Schema):
+class KeyLimits(Schema):
+    """What a key may ask of engines: requests and tokens a minute (0: as many as it likes), and of which models (none
+    named: of all).
+    """
+
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    models: list[str] = []
+
+
+class CreateKey(KeyLimits):
     """`role`: read, use or admin. Without `expires_at` it never expires."""
 
     name: str
@@ -28,6 +38,14 @@ class Key(Schema):
     last_used_at: datetime | None
     expires_at: datetime | None
     revoked_at: datetime | None
+    requests_per_minute: int
+    tokens_per_minute: int
+    models: list[str]
+
+    @staticmethod
+    def resolve_models(row: Any) -> list[str]:
+        """The models that it may use; empty: all."""
+        return list(row.allowed_models) if hasattr(row, "allowed_models") else list(row["models"])
 
 
 class NewKey(Key):
@@ -66,17 +84,47 @@ class PutSetting(Schema):
     value: bool | int | float | str
 
 
+class AddEngine(Schema):
+    """The model that one more engine is started for, and adapters of it that answer by their names beside it."""
+
+    model: str
+    adapters: list[str] = []
+
+
+class Restart(Schema):
+    """An engine that ended by itself is started again `at` a time; after `most_failures` it has failed."""
+
+    reason: str
+    failures: int
+    most_failures: int
+    at: str | None
+
+
 class Deployment(Schema):
-    """An engine. `status`: starting, checking, ready, draining, stopped or failed. `energy`: since it became ready."""
+    """An engine. `status`: starting, checking, ready, draining, stopped or failed. `energy`: since it became ready.
+
+    `kept`: it serves its model by name whatever model is active. `swaps`: it starts when the engines before it have
+    ended. `activated_at`: when it took the active place. `in_flight`: requests that it is answering. `runs_with`: the
+    settings that its process has (`dtype`, `bits`, `max_batch` and the others, `chosen` those asked for); null before
+    it is ready.
+    """
 
     id: int
     model: str
     status: str
     is_active: bool
+    adapters: list[str]
+    kept: bool
+    swaps: bool
+    attempt: int
+    restart: Restart | None
+    in_flight: int
+    activated_at: str | None
     host: str | None
     job_id: int
     error: str
     check_text: str
+    runs_with: dict[str, Any] | None
     statistics: dict[str, Any]
     energy: ServedEnergy | None
     created_by: str

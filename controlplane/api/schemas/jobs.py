@@ -1,8 +1,9 @@
 """What the calls about jobs take and answer."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from ninja import Schema
+from pydantic import ConfigDict, Field
 
 
 class Job(Schema):
@@ -52,3 +53,72 @@ class JobStatistics(Schema):
     failed: int
     cancelled: int
     jobs_last_hour: int
+
+
+class LogAttempt(Schema):
+    """An attempt of a job: one process that was started for it."""
+
+    number: int
+    host: str
+    created_at: str
+    ended_at: str | None
+
+
+class LogLine(Schema):
+    """One line: its byte offset, its number from 1, and how many of its bytes were left out.
+
+    `open`: it has no end yet and may say more the next time.
+    """
+
+    start: int
+    number: int
+    level: str
+    text: str
+    cut_bytes: int
+    open: bool
+
+
+class JobLog(Schema):
+    """Lines of a log from byte `start` to `end` of `size`; `number` and `end_number` are those of the lines there.
+
+    With a level or a search `lines` are those found between the two. `ended`: nobody writes to it any more.
+    """
+
+    job_id: int
+    attempt: int | None
+    attempts: list[LogAttempt]
+    lines: list[LogLine]
+    start: int
+    end: int
+    size: int
+    number: int
+    end_number: int
+    ended: bool
+
+
+class LogQuery(Schema):
+    """Which lines: the last ones before byte `before` (the end without it), or the first from `after` on.
+
+    `level`: of it at least, of debug, info, warning and error. `number`: that of the line at `before` or `after`, where
+    it is known; it saves counting.
+    """
+
+    attempt: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    before: Annotated[int, Field(ge=0, lt=1 << 62)] | None = None
+    after: Annotated[int, Field(ge=0, lt=1 << 62)] | None = None
+    number: Annotated[int, Field(ge=1, lt=1 << 62)] | None = None
+    lines: int = 500
+    level: str = ""
+    search: str = ""
+
+
+class ModelJob(Schema):
+    """A job that has just been queued for a model; `id` is of what it is for."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    job_id: int
+    id: int
+    type: str
+    model_id: str
+    status: str

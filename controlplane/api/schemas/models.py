@@ -3,12 +3,18 @@
 from typing import Any
 
 from ninja import Field, Schema
+from pydantic import ConfigDict
 
 
 class Model(Schema):
-    """A model. `state`: fetching, ready or failed (`error` says why)."""
+    """A model. `state`: fetching, ready or failed (`error` says why). Models of one `family` are versions of it.
+
+    `engine_options`: the settings of its engine that aren't the defaults.
+    """
 
     id: str
+    family: str
+    version: int
     source: str
     hub_id: str | None
     path: str
@@ -28,6 +34,11 @@ class Model(Schema):
     checkpoint_step: int | None
     job_id: int | None
     progress: dict[str, Any] | None
+    engine: str
+    gguf: str | None
+    engine_options: dict[str, Any]
+    load_on_demand: bool
+    idle_unload_seconds: int
 
 
 class ModelList(Schema):
@@ -51,6 +62,38 @@ class ModelId(Schema):
     """A model by its id."""
 
     id: str
+
+
+class Activate(ModelId):
+    """`swap`, where memory doesn't allow two engines at once: `auto` and `wait` end the old one first and let requests
+    wait, `beside` tries it all the same, `ask` refuses with 409.
+    """
+
+    swap: str = "auto"
+
+
+class ServingOptions(Schema):
+    """What is to change: whether an engine is started when a request names the model, after how many seconds without a
+    request it is ended (0: never), which engine it is (transformers, llama_cpp or vllm; from the next start on), and
+    which export llama_cpp serves ("": the smallest there is). `engine_options` are the engine's settings by name, in
+    place of all that were set before; null is a setting's default.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    load_on_demand: bool | None = None
+    idle_unload_seconds: int | None = None
+    engine: str | None = None
+    gguf: str | None = None
+    engine_options: dict[str, Any] | None = None
+
+
+class EngineSuggestion(Schema):
+    """The engine that suits the hosts that there are, the export for it, and why; null while no host is there."""
+
+    engine: str | None
+    gguf: str | None
+    why: str | None
 
 
 class Activation(Schema):

@@ -56,11 +56,15 @@ class RunProgress(Schema):
 
 class Run(Schema):
     """A run. `last` has the last value of each metric; NaN and the infinities are strings. `energy`: None where no
-    power could be read."""
+    power could be read. `edition` counts the changes of name, tags, group and notes."""
 
     id: int
     job_id: int
     name: str
+    tags: list[str]
+    group: str
+    notes: str
+    edition: int
     status: str
     phase: str
     desired: str
@@ -86,25 +90,12 @@ class Run(Schema):
 
 
 class RunList(Schema):
-    """Runs, newest first."""
+    """Runs in order. `after` and `before` ask for the pages around it, None at the ends; `count` goes to 10,000."""
 
     runs: list[Run]
-
-
-class MetricSeries(Schema):
-    """One curve: equally long lists. `time` in Unix seconds."""
-
-    step: list[int]
-    value: list[float | str]
-    time: list[float]
-
-
-class Metrics(Schema):
-    """Curves by key. `last_seq`: what the live topic `run:ID` says behind it is news."""
-
-    series: dict[str, MetricSeries]
-    last_step: int
-    last_seq: int
+    after: str | None
+    before: str | None
+    count: int
 
 
 class StopRun(Schema):

@@ -42,7 +42,7 @@ class Storage(Schema):
 
 
 class Clean(Schema):
-    """`dry_run`: only say what would go."""
+    """`dry_run`: only look what would go; GET /api/storage/leftovers says it then."""
 
     dry_run: bool = False
 
@@ -56,11 +56,17 @@ class Leftover(Schema):
     why: str
 
 
-class CleanPlan(Schema):
-    """What cleaning would take away."""
+class Leftovers(Schema):
+    """What cleaning would take away: `things` in all, of which `items` are the 50 largest.
 
-    bytes: int
+    `looked_at` is null where nobody has looked, or something was cleaned since; `job_id` is the look that is under way.
+    """
+
+    looked_at: str | None
+    things: int | None
+    bytes: int | None
     items: list[Leftover]
+    job_id: int | None
 
 
 class Snapshot(Schema):

@@ -33,9 +33,10 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []  # they import all pages; `serve`, which comes next, makes them
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """`--host` and `--port` of the server that is to start; `--no-starter`; `--no-password`."""
+        """`--host`, `--port` and `--legacy-port` of the server that is to start; `--no-starter`; `--no-password`."""
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, help="where the server will listen: checked before anything is done")
+        parser.add_argument("--legacy-port", type=int, help="likewise")
         parser.add_argument("--no-starter", action="store_true", help="don't fetch a first model at the first start")
         parser.add_argument(
             "--no-password", action="store_true", help="don't print the one-time password: a journal would keep it"
@@ -44,7 +45,7 @@ class Command(BaseCommand):
     def handle(self, *_args: Any, **options: Any) -> None:
         """Says what it does where that takes long or is news."""
         home = Path(settings.HOME)
-        _check_place(home, options["host"], options["port"])
+        _check_place(home, options["host"], {name: options[name] for name in ("port", "legacy_port")})
         self._migrate()
         starter = not options["no_starter"] and os.environ.get("PILOTHOUSE_STARTER") != "none"
         self._welcome(home, starter=starter, password=not options["no_password"])
@@ -78,12 +79,13 @@ class Command(BaseCommand):
             self.stdout.write(f"The admin's one-time password is in {waiting}.")
 
 
-def _check_place(home: Path, host: str, port: int | None) -> None:
+def _check_place(home: Path, host: str, ports: dict[str, int | None]) -> None:
     """Raises CommandError where the server could not start."""
     if (pid := holder(home)) is not None:
         raise CommandError(f"Pilothouse already runs on {home} (pid {pid}): bin/up --stop-all ends it.")
-    if port:
-        listen(host, port).close()
+    for name, port in ports.items():
+        if port:
+            listen(host, port, f"--{name.replace('_', '-')}").close()
     free = shutil.disk_usage(home).free
     if free < MIN_FREE_BYTES:
         raise CommandError(

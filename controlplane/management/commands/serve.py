@@ -19,25 +19,28 @@ class Command(BaseCommand):
     help = "Serves pages, API and websocket on one port, and dispatches jobs."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """`--host`, `--port` (0: any free one), `--no-dispatch`."""
+        """`--host`, `--port` (0: any free one), `--legacy-port` (likewise), `--no-dispatch`."""
         parser.add_argument("--host", default="127.0.0.1")
         parser.add_argument("--port", type=int, default=8080, help="0 takes any free port")
+        parser.add_argument("--legacy-port", type=int, help="serves the API there too, without the prefix /api")
         parser.add_argument("--no-dispatch", action="store_true", help="serve only; another process dispatches")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Serves until Ctrl-C or SIGTERM. Jobs go on."""
-        listener = listen(options["host"], options["port"])
+        host, legacy_port = options["host"], options["legacy_port"]
+        listener = listen(host, options["port"])
+        legacy = None if legacy_port is None else listen(host, legacy_port, "--legacy-port")
         with ExitStack() as stack:
             if not options["no_dispatch"]:
                 try:
                     stack.enter_context(sole_web_process(Path(settings.HOME)))
                 except WebRunsAlreadyError as error:
                     raise CommandError(str(error)) from error
-            _serve(listener, url_of(options["host"], listener), dispatch=not options["no_dispatch"])
+            _serve(host, listener, legacy, dispatch=not options["no_dispatch"])
         _end()
 
 
-def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
+def _serve(host: str, listener: socket.socket, legacy: socket.socket | None, *, dispatch: bool) -> None:
     from twisted.internet import asyncioreactor
 
     loop = asyncio.new_event_loop()
@@ -46,25 +49,30 @@ def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
 
     # What follows imports the reactor, so it can only come now.
     from controlplane.api.bodies import limit_bodies
+    from controlplane.api.legacy import LegacyPort
     from controlplane.api.pace import PacedServer
     from controlplane.asgi import application
     from controlplane.dispatch import Dispatcher
     from controlplane.live.announce import bind_loop
+    from controlplane.services.usage import ledger
 
     bind_loop(loop)
     dispatcher = Dispatcher()
     if dispatch:
         dispatcher.start()
-    listener.set_inheritable(True)
+    greeting = _greeting(host, listener, legacy)  # now: the server closes what it is given
+    listeners = [listener] if legacy is None else [listener, legacy]
+    for each in listeners:
+        each.set_inheritable(True)
     limit_bodies()
     server = PacedServer(
-        application=application,
-        endpoints=[f"fd:fileno={listener.fileno()}"],
+        application=application if legacy is None else LegacyPort(application, legacy.getsockname()[1]),
+        endpoints=[f"fd:fileno={each.fileno()}" for each in listeners],
         action_logger=None,
         http_timeout=None,
         websocket_timeout=-1,
         application_close_timeout=10,
-        ready_callable=lambda: print(f"Pilothouse serves {url}", flush=True),
+        ready_callable=lambda: print(greeting, flush=True),
         server_name="pilothouse",
         proxy_forwarded_address_header="X-Forwarded-For" if settings.BEHIND_PROXY else None,
         proxy_forwarded_proto_header="X-Forwarded-Proto" if settings.BEHIND_PROXY else None,
@@ -74,6 +82,13 @@ def _serve(listener: socket.socket, url: str, *, dispatch: bool) -> None:
     finally:
         bind_loop(None)
         dispatcher.stop()
+        ledger.flush()
+
+
+def _greeting(host: str, listener: socket.socket, legacy: socket.socket | None) -> str:
+    """What is said once requests are answered."""
+    old = "" if legacy is None else f"The API without /api answers at {url_of(host, legacy)}\n"
+    return f"{old}Pilothouse serves {url_of(host, listener)}"
 
 
 def _end() -> NoReturn:
@@ -93,8 +108,8 @@ def url_of(host: str, listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """The bound socket; daphne itself would log a busy port and exit with 0. Raises CommandError."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """The bound socket; daphne itself would log a busy port and exit with 0. Raises CommandError, naming the option."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -104,7 +119,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise CommandError(
-            f"Port {port} on {host} can't be used ({error.strerror}): choose another with --port, or stop its user."
+            f"Port {port} on {host} can't be used ({error.strerror}): choose another with {option}, or stop its user."
         ) from error
     listener.setblocking(False)
     return listener

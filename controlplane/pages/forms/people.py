@@ -1,13 +1,15 @@
 """Forms of logging in, passwords, people and keys. Runs in the web process."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django import forms
 from django.contrib.auth.forms import AuthenticationForm, SetPasswordForm
 
 from controlplane.models import User
-from controlplane.models.access import ROLE_CHOICES
+from controlplane.models.access import ROLE_CHOICES, KeyLimits
 from controlplane.pages.forms.base import PageForm, dress
+from controlplane.services.access import MOST_A_MINUTE
 
 ROLE_WORDS = {
     "read": "read: look at everything",
@@ -86,8 +88,35 @@ class RoleForm(PageForm):
     role = forms.ChoiceField(choices=ROLE_CHOICES)
 
 
-class KeyForm(PageForm):
+class LimitsForm(PageForm):
+    """What a key may ask of engines."""
+
+    requests_per_minute = forms.IntegerField(
+        label="Requests a minute", min_value=0, max_value=MOST_A_MINUTE, required=False, help_text="Empty: no limit."
+    )
+    tokens_per_minute = forms.IntegerField(
+        label="Tokens a minute", min_value=0, max_value=MOST_A_MINUTE, required=False,
+        help_text="Prompts and answers together. Empty: no limit.",
+    )  # fmt: skip
+    models = forms.MultipleChoiceField(
+        label="Only these models", required=False, widget=forms.CheckboxSelectMultiple, help_text="None: all of them."
+    )
+
+    def __init__(self, names: Iterable[str], *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["models"].widget.attrs["class"] = "form-check-input"
+        self.offer("models", [(name, name) for name in names])
+
+    def limits(self) -> KeyLimits:
+        """What was typed, as the service takes it."""
+        typed = self.cleaned_data
+        return KeyLimits(typed["requests_per_minute"] or 0, typed["tokens_per_minute"] or 0, tuple(typed["models"]))
+
+
+class KeyForm(LimitsForm):
     """A new API key."""
+
+    field_order = ("name", "role", "days")
 
     name = forms.CharField(
         label="What it is for", max_length=100,

@@ -5,9 +5,9 @@ from typing import Any
 from django import forms
 
 from controlplane.pages.forms.base import PageForm, dress
-from controlplane.services import power, schedules, settings
+from controlplane.services import power_profiles, schedules, settings
 
-PROFILE_CHOICES = [(name, name) for name in power.PROFILES]
+PROFILE_CHOICES = [(name, name) for name in power_profiles.PROFILES]
 GUARD_KEYS = (
     "thermal.power_step_celsius", "thermal.hold_jobs_celsius", "thermal.pause_jobs_celsius",
     "thermal.hysteresis_celsius", "thermal.step_every_seconds",
@@ -73,7 +73,7 @@ class RulesForm(PageForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name in power.PROFILES:
+        for name in power_profiles.PROFILES:
             key = f"power.{name}_max_concurrent_jobs"
             self.fields[key] = number_field(key, f"Runs at once, {name}")
         self.fields["power.reconcile_set_again"] = forms.BooleanField(

@@ -9,7 +9,7 @@ from typing import Any
 from django import forms
 from django.http import QueryDict
 
-from controlplane.models import Dataset, LanguageModel, Run, RunTemplate
+from controlplane.models import Dataset, LanguageModel, Run, RunSweep, RunTemplate
 from controlplane.models.run_sweeps import SweepMethod, SweepMetric
 from controlplane.pages.forms.base import PageForm
 from controlplane.services.run_sweeps import MAX_PARALLEL, MAX_SEED, MAX_TRIALS
@@ -23,6 +23,7 @@ METHODS = [
     (SweepMethod.GRID, "grid: every combination once"),
 ]
 METRICS = [(SweepMetric.EVAL_LOSS, "eval loss"), (SweepMetric.LOSS, "training loss")]
+METRIC_WORDS = {str(metric): words for metric, words in METRICS}
 EXAMPLE = '{"hyperparams": {"max_steps": 200}}'
 PARTS = ("field", "values", "low", "high", "step", "scale")
 
@@ -53,6 +54,11 @@ class SpaceRow:
             item["values"] = [read_value(field, text) for text in self.values.split(",") if text.strip()]
         ends = {"low": self.low, "high": self.high, "step": self.step}
         return item | {name: read_value(field, text) for name, text in ends.items() if text.strip()}
+
+
+def metric_words(sweep: RunSweep) -> str:
+    """What a sweep makes small, as people call it."""
+    return METRIC_WORDS[sweep.metric]
 
 
 def new_row(field: str = "") -> SpaceRow:

@@ -14,12 +14,18 @@ from django.forms import BoundField
 
 from controlplane.models import Dataset, LanguageModel
 from controlplane.pages.forms.base import PageForm, dress
+from controlplane.pages.numbers import short
 from training.config.fields import FieldInfo, sections
 from training.config.fields import fields as config_fields
 from training.profiles.base import profile_names
 
 CHOSEN_ABOVE = frozenset({"data.train_dataset", "model.model", "profile.name", "output.output_dir"})
 """Settings that the form asks in its own words, or that are no choice."""
+
+CHAIN = "model.chain"
+"""It stands beside the model: a chain that is there knows what its next run starts from."""
+
+OF_CHAIN = ("", "the current model of the chain")
 
 EVAL_FRACTION = "data.eval_fraction"
 """The dataset has its own share; it holds unless another is typed here."""
@@ -78,6 +84,8 @@ def _widget(info: FieldInfo) -> tuple[forms.Widget, Any]:
             initial = shown(info, info.default)
         case _ if info.name == "system_prompt":
             widget = forms.Textarea(attrs={"rows": 3})
+        case _ if info.path == CHAIN:
+            widget = forms.TextInput(attrs={"autocomplete": "off", "list": "known-chains", "placeholder": "none"})
         case _:
             widget = forms.TextInput(attrs={"autocomplete": "off"})
     if info.path == EVAL_FRACTION:
@@ -138,8 +146,7 @@ def shown(info: FieldInfo, value: Any) -> Any:
         case "object":
             return json.dumps(value or {}, ensure_ascii=False)
         case "number" if isinstance(value, (int, float)):
-            short = f"{value:g}"
-            return short if float(short) == value else repr(value)
+            return short(value) if float(short(value)) == value else repr(value)
     return str(value)
 
 
@@ -168,12 +175,18 @@ class Section:
 class RunForm(PageForm):
     """A run: what it is called, what it learns from, and every setting."""
 
+    needs_start = True
+    """Whether a model or a chain must be chosen."""
+
     name = forms.CharField(
         label="Name", max_length=200, help_text="What you will look for in the list.",
         widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "sea-style on SmolLM2"}),
     )  # fmt: skip
     dataset = forms.ChoiceField(label="Dataset")
-    model = forms.ChoiceField(label="Model to start from")
+    model = forms.ChoiceField(
+        label="Model to start from", required=False,
+        help_text="To go on with a chain choose the last entry; a new chain begins at the model chosen here.",
+    )  # fmt: skip
     profile = forms.ChoiceField(label="Profile", help_text="How each example is shaped: see below.")
     priority = forms.ChoiceField(label="Place in the queue", choices=PRIORITIES)
     based_on = forms.IntegerField(required=False, widget=forms.HiddenInput())
@@ -183,8 +196,9 @@ class RunForm(PageForm):
         super().__init__(*args, **kwargs)
         self._choices: dict[str, list[tuple[str, str]]] = {}
         self._choose("dataset", [(str(row.pk), f"{row} · {row.examples:,} examples") for row in datasets])
-        self._choose("model", [(row.name, row.name) for row in models])
+        self._choose("model", [*((row.name, row.name) for row in models), OF_CHAIN])
         self._choose("profile", [(name, name) for name in profile_names()])
+        self.initial.setdefault("model", self._choices["model"][0][0])
         self.initial.setdefault("profile", "plain")
         for section in sections():
             for info in section.fields:
@@ -197,15 +211,22 @@ class RunForm(PageForm):
         self._choices[name] = choices
         self.offer(name, choices)
 
+    def clean(self) -> dict[str, Any]:
+        """A run starts from a model, or goes on with a chain."""
+        data = self.cleaned_data
+        if self.needs_start and "model" in data and not data["model"] and not str(data.get(CHAIN) or "").strip():
+            self.add_error("model", "Choose a model, or name the chain whose current model is meant.")
+        return data
+
     def head(self) -> list[BoundField]:
         """What a run is made of."""
-        return [self[name] for name in ("name", "dataset", "model", "profile", "priority")]
+        return [self[name] for name in ("name", "dataset", "model", CHAIN, "profile", "priority")]
 
     def cards(self) -> list[Section]:
         """The settings, section by section."""
         found = []
         for section in sections():
-            infos = [info for info in section.fields if info.path in self.fields]
+            infos = [info for info in section.fields if info.path in self.fields and info.path != CHAIN]
             if infos:
                 essential = [self[info.path] for info in infos if not info.advanced]
                 advanced = [self[info.path] for info in infos if info.advanced]
@@ -269,6 +290,8 @@ def _plain(value: Any) -> Any:
 class TemplateForm(RunForm):
     """A template's name and settings; dataset and model may be left open."""
 
+    needs_start = False
+
     name = forms.CharField(label="Name", max_length=100, widget=forms.TextInput(attrs={"autocomplete": "off"}))
     description = forms.CharField(
         label="What it is for", max_length=500, required=False, widget=forms.TextInput(attrs={"autocomplete": "off"})
@@ -283,4 +306,4 @@ class TemplateForm(RunForm):
 
     def head(self) -> list[BoundField]:
         """What a template is called and stands on."""
-        return [self[name] for name in ("name", "description", "dataset", "model", "profile")]
+        return [self[name] for name in ("name", "description", "dataset", "model", CHAIN, "profile")]

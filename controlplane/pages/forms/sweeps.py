@@ -7,7 +7,7 @@ from django import forms
 
 from controlplane.models import Deployment, Gpu
 from controlplane.pages.forms.base import PageForm
-from controlplane.services import power
+from controlplane.services.power_profiles import label
 from controlplane.services.sweeps import CONCURRENCY, MAX_TOKENS, SECONDS
 
 
@@ -29,4 +29,4 @@ class SweepForm(PageForm):
 
     def __init__(self, engines: Iterable[tuple[Deployment, Gpu]], *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.offer("model", [(row.model.name, f"{row.model.name} · {power.label(card)}") for row, card in engines])
+        self.offer("model", [(row.model.name, f"{row.model.name} · {label(card)}") for row, card in engines])

@@ -1,0 +1,183 @@
+// The table of runs: rows are chosen, drawn anew where they stand, and joined by new ones. What is chosen, scrolled to or
+// filtered stays as it is: a row that no longer fits the filters stays until the page is loaded again.
+import { on } from "./live.js";
+
+const WAIT_MS = 200, PROGRESS_MS = 4000;
+const PAGES_KEPT = 4; // so many pages of rows may gather before the lowest go
+const box = document.getElementById("runs"), bar = document.getElementById("run-many");
+const chosen = new Set();
+let last = null; // the box that was ticked last: Shift goes from there
+
+const rows = () => [...box.querySelectorAll("tr[data-run]")];
+const boxes = () => [...box.querySelectorAll("[data-choose]")];
+
+// --- What is chosen ------------------------------------------------------------------------------------------------
+
+function tell() {
+  const all = boxes(), count = chosen.size;
+  for (const one of all) one.checked = chosen.has(one.dataset.choose);
+  const whole = box.querySelector("[data-choose-all]");
+  if (whole) {
+    whole.checked = count > 0 && count === all.length;
+    whole.indeterminate = count > 0 && count < all.length;
+  }
+  bar.hidden = !count;
+  bar.querySelector("[data-chosen-count]").textContent = count;
+  for (const place of document.querySelectorAll("[data-chosen-words]")) place.textContent = count === 1 ? `run ${[...chosen][0]}` : `${count} runs`;
+  const compare = bar.querySelector("[data-few]");
+  compare.disabled = count < Number(compare.dataset.few) || count > Number(compare.dataset.many);
+  compare.title = compare.disabled ? `${compare.dataset.few} to ${compare.dataset.many} runs can be compared.` : "";
+}
+
+function choose(one, isOn) {
+  if (isOn) chosen.add(one.dataset.choose);
+  else chosen.delete(one.dataset.choose);
+}
+
+box.addEventListener("click", (event) => {
+  const one = event.target.closest("[data-choose]");
+  if (!one) return;
+  const all = boxes(), from = all.indexOf(last), to = all.indexOf(one);
+  const meant = event.shiftKey && from >= 0 ? all.slice(Math.min(from, to), Math.max(from, to) + 1) : [one];
+  for (const other of meant) choose(other, one.checked);
+  last = one;
+  tell();
+});
+box.addEventListener("change", ({ target }) => {
+  if (!target.matches("[data-choose-all]")) return;
+  for (const one of boxes()) choose(one, target.checked);
+  tell();
+});
+document.querySelector("[data-choose-none]").addEventListener("click", () => { chosen.clear(); tell(); });
+addEventListener("pageshow", () => { // the browser may bring ticks back that nobody sees the count of
+  for (const one of boxes()) choose(one, one.checked);
+  tell();
+});
+
+// --- Forms ---------------------------------------------------------------------------------------------------------
+
+for (const form of document.querySelectorAll("[data-of-chosen]")) {
+  form.addEventListener("formdata", ({ formData }) => {
+    if (form.method === "get") formData.set("runs", [...chosen].join(","));
+    else for (const run of chosen) formData.append("run", run);
+  });
+}
+for (const form of document.querySelectorAll("#run-filters, [data-leaves-out-empty]")) {
+  form.addEventListener("formdata", ({ formData }) => {
+    for (const name of new Set(formData.keys())) {
+      const filled = formData.getAll(name).filter((value) => value !== "");
+      formData.delete(name);
+      for (const value of filled) formData.append(name, value);
+    }
+  });
+}
+document.getElementById("run-filters")?.addEventListener("change", ({ target, currentTarget }) => {
+  if (target.matches("[type=checkbox], select")) currentTarget.requestSubmit();
+});
+document.getElementById("column-search")?.addEventListener("input", ({ target }) => {
+  const wanted = target.value.trim().toLowerCase();
+  for (const label of document.querySelectorAll(".run-columns label")) label.hidden = !`${label.textContent} ${label.firstChild.value}`.toLowerCase().includes(wanted);
+});
+
+// --- Alive ---------------------------------------------------------------------------------------------------------
+
+async function parsed(url) {
+  const answer = await fetch(url, { credentials: "same-origin", headers: { "HX-Request": "true" } });
+  if (!answer.ok || answer.redirected) throw new Error(`${url} answered ${answer.status}`);
+  const template = document.createElement("template");
+  template.innerHTML = await answer.text();
+  return template.content;
+}
+
+// Puts a row in the place of the one that is there; who has the focus keeps it.
+function replace(old, fresh) {
+  if (old.innerHTML === fresh.innerHTML) return;
+  const places = [...old.querySelectorAll("a, input")], focused = places.indexOf(document.activeElement);
+  old.replaceWith(fresh);
+  if (focused >= 0) fresh.querySelectorAll("a, input")[focused]?.focus({ preventScroll: true });
+}
+
+function settle() {
+  tell();
+  document.dispatchEvent(new CustomEvent("drawn", { detail: box }));
+}
+
+async function drawRows(runs) {
+  const wanted = new URLSearchParams(location.search);
+  wanted.delete("run");
+  for (const run of runs) wanted.append("run", run);
+  const content = await parsed(`${box.dataset.rows}?${wanted}`);
+  for (const fresh of content.querySelectorAll("tr[data-run]")) {
+    const old = box.querySelector(`tr[data-run="${fresh.dataset.run}"]`);
+    if (old) replace(old, fresh);
+  }
+  settle();
+}
+
+// The page as it is now: rows that are new take their place among those that are there.
+async function drawAll() {
+  const content = await parsed(location.pathname + location.search);
+  const body = document.getElementById("run-rows");
+  if (!body) {
+    box.replaceChildren(content);
+    return settle();
+  }
+  let behind = null;
+  for (const fresh of content.querySelectorAll("tr[data-run]")) {
+    const old = body.querySelector(`tr[data-run="${fresh.dataset.run}"]`);
+    if (old) replace(old, fresh);
+    else if (behind) behind.after(fresh);
+    else body.prepend(fresh);
+    behind = body.querySelector(`tr[data-run="${fresh.dataset.run}"]`);
+  }
+  letGo(body);
+  settle();
+}
+
+// New rows push the lowest out of a table that has been open for long; what is chosen or has the focus stays.
+function letGo(body) {
+  const most = PAGES_KEPT * Number(box.dataset.pageRows);
+  for (const row of [...body.rows].slice(most)) {
+    if (!chosen.has(row.dataset.run) && !row.contains(document.activeElement)) row.remove();
+  }
+}
+
+const due = new Set();
+let timer = 0, isAllDue = false, busy = false;
+
+async function drawDue() {
+  timer = 0;
+  if (busy) return wait(WAIT_MS);
+  const runs = [...due], all = isAllDue;
+  due.clear();
+  isAllDue = false;
+  busy = true;
+  try {
+    if (all) await drawAll();
+    else if (runs.length) await drawRows(runs);
+  } catch (error) {
+    console.warn(error.message); // nobody answers: the banner says so, and what is missed comes with the next
+  }
+  busy = false;
+}
+
+function wait(milliseconds) {
+  if (!timer) timer = setTimeout(drawDue, milliseconds);
+}
+
+on("jobs", ({ kind, data }) => {
+  if (kind === "reset") {
+    isAllDue = true;
+    return wait(WAIT_MS);
+  }
+  const row = rows().find((one) => one.dataset.job === String(data.id));
+  if (row) {
+    due.add(row.dataset.run);
+    if (kind === "status") { clearTimeout(timer); timer = 0; }
+    wait(kind === "status" ? WAIT_MS : PROGRESS_MS);
+  } else if (kind === "status" && data.run_id && box.dataset.isFirst === "yes") {
+    isAllDue = true;
+    wait(WAIT_MS);
+  }
+});
+tell();
