@@ -1,5 +1,6 @@
 """Weights held in 8 and 4 bits: trained on where bitsandbytes is installed, refused in a sentence elsewhere."""
 
+import gc
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,6 +41,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 def test_an_adapter_learns_on_weights_of_few_bits_and_is_merged_onto_whole_ones(
     tmp_path: Path, setting: str, held: tuple[str, torch.dtype]
 ) -> None:
+    gc.collect()  # what other tests left is let go now, not while this one counts
     watch, before = Watch(), files_mapped(tiny_model())
     job = make_job(
         tmp_path, model={"method": "lora", setting: True},
@@ -48,7 +50,8 @@ def test_an_adapter_learns_on_weights_of_few_bits_and_is_merged_onto_whole_ones(
     )  # fmt: skip
     job.run_here(callbacks=(watch,))
     assert watch.held == {held}
-    assert watch.mapped == before or torch.cuda.is_available(), "the whole weights would be held beside the small ones"
+    assert watch.mapped is not None
+    assert watch.mapped <= before or torch.cuda.is_available(), "the whole weights would be held beside the small ones"
     losses = job.curve("loss")
     assert losses[30] < 0.8 * losses[1]
     with (

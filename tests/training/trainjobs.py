@@ -20,12 +20,18 @@ from training.wishes import Wishes
 DEADLINE_SECONDS = 120.0
 REPOSITORY = Path(__file__).parents[2]
 FAST: dict[str, dict[str, Any]] = {
-    "hyperparams": {"learning_rate": 3e-3, "max_length": 256, "lr_scheduler_type": "constant", "warmup_ratio": 0.0},
+    "hyperparams": {
+        "learning_rate": 3e-3,
+        "max_length": 256,
+        "lr_scheduler_type": "constant",
+        "warmup_ratio": 0.0,
+        "precision": "fp32",
+    },
     "model": {"method": "full"},
     "data": {"eval_fraction": 0.1},
     "environment": {"nice": 0, "cpu_threads": 1},
 }
-"""Settings with which the tiny model learns within 40 steps."""
+"""Settings with which the tiny model learns within 40 steps, on each processor to the same digits."""
 
 
 @functools.lru_cache(maxsize=1)
