@@ -15,10 +15,11 @@ from controlplane.models.inbox import InboxFile
 from controlplane.models.jobs import Attempt, Job
 from controlplane.models.language_models import LanguageModel
 from controlplane.models.live import LiveMessage, Topic
+from controlplane.models.members import Member
 from controlplane.models.power import PowerSchedule
 from controlplane.models.run_sweeps import RunSweep, RunTrial
 from controlplane.models.run_views import RunView
-from controlplane.models.runs import Checkpoint, Run, RunTag, Sample
+from controlplane.models.runs import Checkpoint, Run, RunTag, RunWriter, Sample
 from controlplane.models.telemetry import EnergyAccount, PowerSweep, TelemetrySample
 from controlplane.models.templates import RunTemplate
 from controlplane.models.usage import ServedSpan, UsageDay
@@ -27,9 +28,9 @@ __all__ = [
     "Alert", "AlertDelivery", "AlertRoute", "ApiKey", "Attempt", "AuditLine", "Chain", "Checkpoint", "CollectedExample",
     "Conversation",
     "DataGeneration", "Dataset", "Deployment", "EnergyAccount", "Evaluation",
-    "GeneratedExample", "Gpu", "Host", "InboxFile", "Job", "LanguageModel", "LiveMessage", "Metric",
+    "GeneratedExample", "Gpu", "Host", "InboxFile", "Job", "LanguageModel", "LiveMessage", "Member", "Metric",
     "MetricBlock", "MetricChunk", "ModelExport",
     "PowerSchedule", "PowerSweep", "Promotion",
-    "Resumption", "Run", "RunSweep", "RunTag", "RunTemplate", "RunTrial", "RunView", "Sample", "ServedSpan",
+    "Resumption", "Run", "RunSweep", "RunTag", "RunTemplate", "RunTrial", "RunView", "RunWriter", "Sample", "ServedSpan",
     "Setting", "Split", "TelemetrySample", "Topic", "Turn", "Upload", "UsageDay", "User", "Vote",
 ]  # fmt: skip

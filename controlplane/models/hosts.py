@@ -6,11 +6,29 @@ from django.utils import timezone
 OFFLINE_AFTER_SECONDS = 15
 
 
+class Upkeep(models.TextChoices):
+    """Whether a host, or one of its GPUs, takes work. Changed by `services.upkeep` alone."""
+
+    OPEN = "open"
+    DRAINING = "draining"
+    MAINTENANCE = "maintenance"
+
+
+class HostRole(models.TextChoices):
+    """What a host is for: training runs, engines, or both. Light jobs go anywhere."""
+
+    BOTH = "both"
+    TRAIN = "train"
+    SERVE = "serve"
+
+
 class Host(models.Model):
     """A machine with an agent. `reading` is the last `HostReading`, `facts` the last `HostFacts`.
 
     `clock_skew_seconds`: how far its clock runs ahead of the web process's. `samples_until`: the time (Unix seconds) of
-    its last stored sample.
+    its last stored sample. `upkeep_note`: who changed the state, when and why, and what that paused ({"by", "since",
+    "reason", "paused_jobs": [job ids]}), so that it can be undone. `address`: where other hosts reach it, if not under
+    its name.
     """
 
     name = models.CharField(max_length=200, unique=True)
@@ -21,6 +39,12 @@ class Host(models.Model):
     fault = models.TextField(blank=True)
     clock_skew_seconds = models.FloatField(null=True, blank=True)
     samples_until = models.FloatField(null=True, blank=True)
+    role = models.CharField(max_length=8, choices=HostRole.choices, default=HostRole.BOTH)
+    labels = models.JSONField(default=list, blank=True)
+    group = models.CharField(max_length=80, blank=True)
+    address = models.CharField(max_length=200, blank=True)
+    state = models.CharField(max_length=12, choices=Upkeep.choices, default=Upkeep.OPEN)
+    upkeep_note = models.JSONField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:
@@ -44,6 +68,7 @@ class Gpu(models.Model):
     `heat_level`: 0 cool, 1 power is stepped down, 2 new jobs wait, 3 running jobs are paused (`services.thermal`);
     `heat` is what the thermal guard has done and must undo: {"watts": the limit it set, "before_watts",
     "intended_watts": the one it is about to set, "stepped_at", "tries", "reason", "paused_jobs": [job ids]}.
+    `state` and `upkeep_note` are as a host's.
     """
 
     host = models.ForeignKey(Host, on_delete=models.CASCADE, related_name="gpus")
@@ -61,6 +86,8 @@ class Gpu(models.Model):
     heat_level = models.PositiveSmallIntegerField(default=0)
     heat_since = models.DateTimeField(null=True, blank=True)
     heat = models.JSONField(null=True, blank=True)
+    state = models.CharField(max_length=12, choices=Upkeep.choices, default=Upkeep.OPEN)
+    upkeep_note = models.JSONField(null=True, blank=True)
 
     class Meta:
         ordering = ["host_id", "index"]

@@ -58,12 +58,17 @@ class Kind(models.TextChoices):
     EVAL = "eval"
     DATA_GEN = "data_gen"
     GENERATE = "generate"
+    EXTERNAL = "external"
+    IMPORT = "import"
     BACKUP = "backup"
     CLEAN = "clean"
 
 
 class Job(models.Model):
-    """Something heavy that is to be done. `config` is what its kind builds the spec from."""
+    """Something heavy that is to be done. `config` is what its kind builds the spec from.
+
+    `host` is where it runs or ran last; `is_pinned`: its owner named that host, and it runs nowhere else.
+    """
 
     kind = models.CharField(max_length=10, choices=Kind.choices)
     title = models.CharField(max_length=250, blank=True)
@@ -73,6 +78,7 @@ class Job(models.Model):
     desired = models.CharField(max_length=8, choices=Desired.choices, default=Desired.RUN)
     phase = models.CharField(max_length=16, blank=True)
     host = models.ForeignKey(Host, null=True, blank=True, on_delete=models.PROTECT, related_name="jobs")
+    is_pinned = models.BooleanField(default=False)
     gpus = models.JSONField(default=list, blank=True)
     config = models.JSONField(default=dict)
     progress = models.JSONField(null=True, blank=True)
@@ -104,7 +110,11 @@ class Job(models.Model):
 
 
 class Attempt(models.Model):
-    """One process that was started for a job. `offset` is how far its events are stored; `gpus` are NVML UUIDs."""
+    """One process that was started for a job. `offset` is how far its events are stored; `gpus` are NVML UUIDs.
+
+    `placed_because`: why it went to its host. `meeting`: the address and port at which the processes of a run on
+    several hosts meet (its other hosts are `models.members`).
+    """
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
     number = models.PositiveIntegerField()
@@ -114,6 +124,8 @@ class Attempt(models.Model):
     last_seq = models.BigIntegerField(default=0)
     launched = models.BooleanField(default=False)
     wish_sent = models.CharField(max_length=8, blank=True)
+    placed_because = models.CharField(max_length=250, blank=True)
+    meeting = models.CharField(max_length=250, blank=True)
     result = models.JSONField(null=True, blank=True)
     error = models.JSONField(null=True, blank=True)
     exit = models.JSONField(null=True, blank=True)

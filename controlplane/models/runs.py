@@ -13,7 +13,10 @@ from controlplane.models.language_models import LanguageModel
 
 
 class Run(models.Model):
-    """A job of kind `train`, with what a person calls it and what it is made of.
+    """A job of kind `train`, with what a person calls it and what it is made of; or one that was made elsewhere.
+
+    Of the latter (jobs of kind `external` and `import`) neither dataset nor model is known, and `config` is empty: what
+    its script told of its settings is `own_config`. `heard_at` is when it last sent anything.
 
     `based_on` is the run whose settings it was begun with ("run again with changes"). `group`, `notes` and its tags are
     a person's words on it; `edition` counts the changes of these and of the name.
@@ -21,11 +24,14 @@ class Run(models.Model):
 
     name = models.CharField(max_length=200)
     job = models.OneToOneField(Job, on_delete=models.CASCADE, related_name="run")
-    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="runs")
-    model = models.ForeignKey(LanguageModel, on_delete=models.PROTECT, related_name="runs_from")
+    dataset = models.ForeignKey(Dataset, null=True, blank=True, on_delete=models.PROTECT, related_name="runs")
+    model = models.ForeignKey(
+        LanguageModel, null=True, blank=True, on_delete=models.PROTECT, related_name="runs_from"
+    )  # fmt: skip
     chain = models.ForeignKey(Chain, null=True, blank=True, on_delete=models.SET_NULL, related_name="runs")
     profile = models.CharField(max_length=50, default="plain")
-    config = models.JSONField()
+    config = models.JSONField(default=dict)
+    own_config = models.JSONField(default=dict, blank=True)
     based_on = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     last = models.JSONField(default=dict)
     last_step = models.PositiveIntegerField(default=0)
@@ -36,6 +42,7 @@ class Run(models.Model):
     group = models.CharField(max_length=100, blank=True, default="")
     notes = models.TextField(blank=True, default="")
     edition = models.PositiveIntegerField(default=1)
+    heard_at = models.DateTimeField(null=True, blank=True)
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField(default=timezone.now)
 
@@ -54,6 +61,25 @@ class Run(models.Model):
     def folder(self) -> Path:
         """Where its checkpoints lie on this machine."""
         return Path(settings.HOME) / "runs" / str(self.pk)
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it was made elsewhere: Pilothouse didn't train it and has its curves alone."""
+        return self.dataset_id is None
+
+
+class RunWriter(models.Model):
+    """Who sends points of a run that is made elsewhere, and the number of the last batch that is stored."""
+
+    run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="writers")
+    name = models.CharField(max_length=100)
+    last_seq = models.PositiveBigIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["run", "name"], name="run_writer_once")]
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} {self.name}: {self.last_seq}"
 
 
 class RunTag(models.Model):
