@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from monitoring.cards import DescribeProcess
+from monitoring.home_id import home_id
 from monitoring.host_sensors import SETTLED_SECONDS, NetworkMeter, SlowSensors
 from monitoring.nvml import NvmlGate
 from monitoring.processes import boot_id
@@ -118,6 +119,7 @@ def host_facts(home: Path, gate: NvmlGate, started_at: float) -> HostFacts:
         driver_version=driver,
         cuda_driver_version=cuda,
         home=str(home),
+        home_id=home_id(home),
     )
 
 

@@ -174,7 +174,7 @@ class HostSample(TypedDict):
 
 
 class HostFacts(TypedDict):
-    """What doesn't change while an agent runs."""
+    """What doesn't change while an agent runs. `home_id` names its home folder, wherever that is mounted."""
 
     name: str
     boot_id: str
@@ -189,6 +189,7 @@ class HostFacts(TypedDict):
     driver_version: str | None
     cuda_driver_version: str | None
     home: str
+    home_id: NotRequired[str]
 
 
 class Cursor(TypedDict):
@@ -313,6 +314,40 @@ class LogBytes(TypedDict):
     data: str
     size: int
     packed: bool
+
+
+class FileEntry(TypedDict):
+    """A file of an item that travels: its name in the item's folder."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class FileListing(TypedDict):
+    """What an item consists of. `hashing`: not known yet, so far of it has been read."""
+
+    state: Literal["absent", "hashing", "ready"]
+    files: list[FileEntry]
+    hashed_bytes: int
+    total_bytes: int
+
+
+class FileBlock(TypedDict):
+    """A block of a file, in base64. `size`: the whole file's."""
+
+    data: str
+    sha256: str
+    size: int
+
+
+class Incoming(TypedDict):
+    """Where the taking of an item stands. `held`: how many bytes of each of its files are here."""
+
+    state: Literal["hashing", "present", "receiving", "damaged", "published"]
+    held: list[int]
+    hashed_bytes: int
+    total_bytes: int
 
 
 class AgentFault(TypedDict):
