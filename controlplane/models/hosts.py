@@ -22,13 +22,22 @@ class HostRole(models.TextChoices):
     SERVE = "serve"
 
 
+class OnLoss(models.TextChoices):
+    """What becomes of the jobs of a host that is lost. "" is the setting `fleet.on_host_loss`."""
+
+    DEFAULT = ""
+    WAIT = "wait"
+    RESUME = "resume"
+
+
 class Host(models.Model):
     """A machine with an agent. `reading` is the last `HostReading`, `facts` the last `HostFacts`.
 
     `clock_skew_seconds`: how far its clock runs ahead of the web process's. `samples_until`: the time (Unix seconds) of
     its last stored sample. `upkeep_note`: who changed the state, when and why, and what that paused ({"by", "since",
     "reason", "paused_jobs": [job ids]}), so that it can be undone. `address`: where other hosts reach it, if not under
-    its name.
+    its name. `home_id` (its home folder's) and the machine's name in `facts` say which host it is, whatever its name
+    here. `lost_at`: since when it counts as lost, after the grace time.
     """
 
     name = models.CharField(max_length=200, unique=True)
@@ -45,6 +54,9 @@ class Host(models.Model):
     address = models.CharField(max_length=200, blank=True)
     state = models.CharField(max_length=12, choices=Upkeep.choices, default=Upkeep.OPEN)
     upkeep_note = models.JSONField(null=True, blank=True)
+    home_id = models.CharField(max_length=32, blank=True, db_index=True)
+    on_loss = models.CharField(max_length=8, choices=OnLoss.choices, default=OnLoss.DEFAULT, blank=True)
+    lost_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:
