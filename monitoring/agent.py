@@ -6,6 +6,7 @@ one stopped, while the jobs, which have supervisors of their own, never noticed.
 """
 
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from monitoring.events import SPEC_VERSION, JobSpec, Wish
+from monitoring.file_items import Item
+from monitoring.file_store import FileStore
 from monitoring.files import write_json
 from monitoring.folders import AttemptFolder, all_attempts, exclusive
 from monitoring.gpu_processes import ProcessWatch, check_may_end, end_process
@@ -80,6 +83,7 @@ class Agent:
         self._samples = SampleStore()
         self._sampler = Sampler(self._monitor.take, self._samples)
         self._originals = Originals(self.home, self._gate)
+        self.files = FileStore(self.home, in_use=self._user_of, min_free_bytes=min_free_bytes)
         self._power = threading.Lock()
         self._changed = threading.Condition()
         self._changes = 0
@@ -353,6 +357,15 @@ class Agent:
         """The next poll shows it at once."""
         self._monitor.expire()
         self._announce_change()
+
+    def _user_of(self, item: Item) -> str:
+        """Which live attempt works with an item, or nothing."""
+        place = f"{item.folder(self.home)}"
+        for key in self._live_now():
+            spec = json.dumps(AttemptFolder(self.home, *key).started_spec(), ensure_ascii=False)
+            if f'"{place}"' in spec or f'"{place}/' in spec or (item.kind == "results" and item.id == str(key[0])):
+                return f"job {key[0]} works with it"
+        return ""
 
     def _leaders(self) -> dict[int, int]:
         """The jobs of the live attempts by the pid of the process that leads the job's process group."""

@@ -43,6 +43,12 @@ CALLS: dict[str, Call] = {
     "copy_log": lambda agent, args: agent.copy_log(**args),
     "read_agent_log": lambda agent, args: agent.read_agent_log(**args),
     "stop_all": lambda agent, args: agent.stop_all(**args),
+    "list_files": lambda agent, args: agent.files.list_files(**args),
+    "read_block": lambda agent, args: agent.files.read_block(**args),
+    "begin_files": lambda agent, args: agent.files.begin_files(**args),
+    "write_block": lambda agent, args: agent.files.write_block(**args),
+    "publish_files": lambda agent, args: agent.files.publish_files(**args),
+    "remove_files": lambda agent, args: agent.files.remove_files(**args),
 }
 """What can be called; `shutdown` beside them ends the server. The argument names are those of Agent's methods."""
 
@@ -164,16 +170,26 @@ def ask(home: Path, call: str, args: dict[str, Any], timeout_seconds: float) -> 
 
     Raises AgentFaultError for a refusal and OSError (TimeoutError included) when nobody answers.
     """
+    request = json.dumps({"call": call, "args": args}, ensure_ascii=False).encode() + b"\n"
+    return result_of(exchange(home / SOCKET_FILE, request, timeout_seconds))
+
+
+def exchange(path: Path, request: bytes, timeout_seconds: float) -> bytes:
+    """Sends lines to a socket and returns the line that comes back. Raises OSError (TimeoutError included)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout_seconds)
-        with short_path(home / SOCKET_FILE) as path:
-            connection.connect(str(path))
-        request = json.dumps({"call": call, "args": args}, ensure_ascii=False).encode() + b"\n"
+        with short_path(path) as name:
+            connection.connect(str(name))
         connection.sendall(request)
         with connection.makefile("rb") as stream:
             line = stream.readline()
     if not line.endswith(b"\n"):
         raise ConnectionResetError("the agent closed the connection before it had answered")
+    return line
+
+
+def result_of(line: bytes) -> Any:
+    """The result in an agent's answer. Raises AgentFaultError."""
     answer = json.loads(line)
     if "fault" in answer:
         fault = answer["fault"]

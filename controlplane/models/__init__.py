@@ -22,15 +22,18 @@ from controlplane.models.run_views import RunView
 from controlplane.models.runs import Checkpoint, Run, RunTag, RunWriter, Sample
 from controlplane.models.telemetry import EnergyAccount, PowerSweep, TelemetrySample
 from controlplane.models.templates import RunTemplate
+from controlplane.models.transfers import HostCopy, Transfer
 from controlplane.models.usage import ServedSpan, UsageDay
+from controlplane.models.web_processes import Lease, WebProcess
 
 __all__ = [
     "Alert", "AlertDelivery", "AlertRoute", "ApiKey", "Attempt", "AuditLine", "Chain", "Checkpoint", "CollectedExample",
     "Conversation",
     "DataGeneration", "Dataset", "Deployment", "EnergyAccount", "Evaluation",
-    "GeneratedExample", "Gpu", "Host", "InboxFile", "Job", "LanguageModel", "LiveMessage", "Member", "Metric",
-    "MetricBlock", "MetricChunk", "ModelExport",
+    "GeneratedExample", "Gpu", "Host", "HostCopy", "InboxFile", "Job", "LanguageModel", "Lease", "LiveMessage", "Member",
+    "Metric", "MetricBlock", "MetricChunk", "ModelExport",
     "PowerSchedule", "PowerSweep", "Promotion",
-    "Resumption", "Run", "RunSweep", "RunTag", "RunTemplate", "RunTrial", "RunView", "RunWriter", "Sample", "ServedSpan",
-    "Setting", "Split", "TelemetrySample", "Topic", "Turn", "Upload", "UsageDay", "User", "Vote",
+    "Resumption", "Run", "RunSweep", "RunTag", "RunTemplate", "RunTrial", "RunView", "RunWriter", "Sample",
+    "ServedSpan", "Setting", "Split", "TelemetrySample", "Topic", "Transfer", "Turn", "Upload", "UsageDay",
+    "User", "Vote", "WebProcess",
 ]  # fmt: skip

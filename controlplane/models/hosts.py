@@ -37,7 +37,8 @@ class Host(models.Model):
     its last stored sample. `upkeep_note`: who changed the state, when and why, and what that paused ({"by", "since",
     "reason", "paused_jobs": [job ids]}), so that it can be undone. `address`: where other hosts reach it, if not under
     its name. `home_id` (its home folder's) and the machine's name in `facts` say which host it is, whatever its name
-    here. `lost_at`: since when it counts as lost, after the grace time.
+    here. `lost_at`: since when it counts as lost, after the grace time. `shared_files`: {"here", "there"}, the
+    path under which the control plane and the host see one file system, where they share one.
     """
 
     name = models.CharField(max_length=200, unique=True)
@@ -57,6 +58,7 @@ class Host(models.Model):
     home_id = models.CharField(max_length=32, blank=True, db_index=True)
     on_loss = models.CharField(max_length=8, choices=OnLoss.choices, default=OnLoss.DEFAULT, blank=True)
     lost_at = models.DateTimeField(null=True, blank=True)
+    shared_files = models.JSONField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
 
     def __str__(self) -> str:

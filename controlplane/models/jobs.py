@@ -113,7 +113,8 @@ class Attempt(models.Model):
     """One process that was started for a job. `offset` is how far its events are stored; `gpus` are NVML UUIDs.
 
     `placed_because`: why it went to its host. `meeting`: the address and port at which the processes of a run on
-    several hosts meet (its other hosts are `models.members`).
+    several hosts meet (its other hosts are `models.members`). `files`: the [kind, id] of what it reads on a host
+    that is apart from the library. `awaits`: the transfers that bring home what it has made; until then its job isn't done.
     """
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")
@@ -126,6 +127,8 @@ class Attempt(models.Model):
     wish_sent = models.CharField(max_length=8, blank=True)
     placed_because = models.CharField(max_length=250, blank=True)
     meeting = models.CharField(max_length=250, blank=True)
+    files = models.JSONField(default=list, blank=True)
+    awaits = models.JSONField(default=list, blank=True)
     result = models.JSONField(null=True, blank=True)
     error = models.JSONField(null=True, blank=True)
     exit = models.JSONField(null=True, blank=True)

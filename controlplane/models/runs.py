@@ -6,8 +6,10 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from controlplane.errors import ConflictError
 from controlplane.models.chains import Chain
 from controlplane.models.datasets import Dataset
+from controlplane.models.hosts import Host
 from controlplane.models.jobs import Job
 from controlplane.models.language_models import LanguageModel
 
@@ -34,8 +36,8 @@ class Run(models.Model):
     own_config = models.JSONField(default=dict, blank=True)
     based_on = models.ForeignKey("self", null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
     last = models.JSONField(default=dict)
-    last_step = models.PositiveIntegerField(default=0)
-    total_steps = models.PositiveIntegerField(null=True, blank=True)
+    last_step = models.PositiveBigIntegerField(default=0)
+    total_steps = models.PositiveBigIntegerField(null=True, blank=True)
     epoch = models.FloatField(null=True, blank=True)
     last_time = models.FloatField(null=True, blank=True)
     seconds_per_step = models.FloatField(null=True, blank=True)
@@ -66,6 +68,26 @@ class Run(models.Model):
     def is_external(self) -> bool:
         """Whether it was made elsewhere: Pilothouse didn't train it and has its curves alone."""
         return self.dataset_id is None
+
+    @property
+    def training_set(self) -> Dataset:
+        """What it trains on. Raises ConflictError for a run that was made elsewhere."""
+        if self.dataset is None:
+            raise self._made_elsewhere()
+        return self.dataset
+
+    @property
+    def start_model(self) -> LanguageModel:
+        """What it starts from. Raises ConflictError for a run that was made elsewhere."""
+        if self.model is None:
+            raise self._made_elsewhere()
+        return self.model
+
+    def _made_elsewhere(self) -> ConflictError:
+        return ConflictError(
+            f"Run {self.pk} was made outside Pilothouse: it has curves, but no dataset, model or settings to train "
+            "with here. Start a new run instead."
+        )
 
 
 class RunWriter(models.Model):
@@ -98,7 +120,10 @@ class RunTag(models.Model):
 
 
 class Checkpoint(models.Model):
-    """A checkpoint that is complete on disk; `gone_at` is when retention took it away."""
+    """A checkpoint that is complete on disk; `gone_at` is when retention took it away.
+
+    `coming_from`: the host on which alone it lies until it has come home.
+    """
 
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="checkpoints")
     step = models.PositiveIntegerField()
@@ -109,6 +134,7 @@ class Checkpoint(models.Model):
     manifest_sha256 = models.CharField(max_length=64, blank=True)
     created_at = models.DateTimeField()
     gone_at = models.DateTimeField(null=True, blank=True)
+    coming_from = models.ForeignKey(Host, null=True, blank=True, on_delete=models.SET_NULL, related_name="+")
 
     class Meta:
         ordering = ["step"]
