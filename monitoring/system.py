@@ -109,7 +109,7 @@ def host_facts(home: Path, gate: NvmlGate, started_at: float) -> HostFacts:
         name=socket.gethostname(),
         boot_id=boot_id(),
         agent_pid=os.getpid(),
-        agent_version=_version(),
+        agent_version=product_version(),
         started_at=started_at,
         platform=platform.platform(),
         python_version=platform.python_version(),
@@ -130,7 +130,8 @@ def _cpu_name() -> str:
     return platform.machine()
 
 
-def _version() -> str:
+def product_version() -> str:
+    """The version of Pilothouse that is installed here, or "unknown"."""
     try:
         return importlib.metadata.version("pilothouse")
     except importlib.metadata.PackageNotFoundError:
