@@ -15,16 +15,18 @@ from django.db import transaction
 from django.db.models import F
 from django.utils import timezone
 
+from controlplane import fence, placing, threads
 from controlplane.duties import DUTIES
 from controlplane.errors import ConflictError, PilothouseError
 from controlplane.fleet.local import ensure_agent
 from controlplane.fleet.protocol import AgentRefusedError, AttemptNews, Cursor, HostUnreachableError, PollAnswer, Wish
 from controlplane.fleet.registry import carrier, local
-from controlplane.kept_connections import keep_sound, let_go
+from controlplane.kept_connections import give_back, keep_sound, let_go
 from controlplane.kinds.registry import kind_of
+from controlplane.launches import Launches
 from controlplane.models import Attempt, Deployment, Host, Job
 from controlplane.models.jobs import Desired, Status
-from controlplane.placement import Place, place
+from controlplane.placement import Place
 from controlplane.services import bell, energy, engine_watch, hosts, ingest, jobs, telemetry
 from controlplane.stuck import StuckWatch
 
@@ -49,13 +51,16 @@ TRY_AGAIN = frozenset({"stopping", "still_running", "launching"})
 class Dispatcher:
     """Owns the threads."""
 
-    def __init__(self, *, home: Path | None = None) -> None:
+    def __init__(self, *, home: Path | None = None, lease: fence.Fence | None = None) -> None:
+        """`lease`: what its threads act by, where several processes might (`controlplane.leading`)."""
         self.home = home or Path(settings.HOME)
+        self._lease = lease
         self.stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._polled: set[int] = set()
         self._checking: set[int] = set()
         self._stuck = StuckWatch()
+        self._launches = Launches(launch)
 
     def start(self) -> None:
         """Starts deciding; pollers start as hosts become known."""
@@ -73,9 +78,8 @@ class Dispatcher:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work, name=name, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        with fence.behind(self._lease):
+            self._threads.append(threads.begin(name, work))
 
     def _decide(self) -> None:
         while not self.stopping.is_set():
@@ -91,9 +95,9 @@ class Dispatcher:
     def tick(self) -> None:
         """One round of everything that the dispatcher decides."""
         self._meet_hosts()
-        launch_claimed()
+        launch_claimed(self._launches.start)
         if Job.objects.filter(status=Status.PENDING).exists():  # at rest small questions instead of large ones
-            launch_pending()
+            launch_pending(self._launches.start)
         if Attempt.objects.filter(ended_at=None).exists():
             carry_out_wishes()
             self._stuck.look()
@@ -168,23 +172,24 @@ class Dispatcher:
             let_go()
 
 
-def launch_pending() -> None:
+_asks = placing.Asks()
+
+
+def launch_pending(start: Callable[[Attempt], None] | None = None) -> None:
     """Claims and launches every pending job that has a place now; tells the others why they wait."""
-    waiting = jobs.queue()
-    online = [host for host in hosts.list_hosts() if host.is_online and not host.fault] if waiting else []
-    for job in waiting:
-        if kind_of(job).runs_here:
-            continue
-        if job.not_before is not None and job.not_before.timestamp() > time.time():
-            jobs.set_waiting_reason(job.pk, "waits a little before it is tried again")
-            continue
-        found = kind_of(job).waits_for(job) or place(job, online)
-        if isinstance(found, str):
-            jobs.set_waiting_reason(job.pk, found)
-        else:
-            attempt = claim(job, found)
-            if attempt is not None:
-                launch(attempt)
+    claimed: list[Attempt] = []
+
+    def take(job: Job, found: Place) -> bool:
+        attempt = claim(job, found)
+        if attempt is not None:
+            claimed.append(attempt)
+        return attempt is not None
+
+    try:
+        placing.run(_asks, take)
+    finally:
+        for attempt in claimed:
+            (start or launch)(attempt)
 
 
 def claim(job: Job, found: Place) -> Attempt | None:
@@ -192,22 +197,25 @@ def claim(job: Job, found: Place) -> Attempt | None:
     number = job.attempt_count + 1
     try:
         with transaction.atomic():
+            reason = f"attempt {number} on {found.host.name}" + (f" ({found.because})" if found.because else "")
             claimed = jobs.transition(
-                job.pk, Status.RUNNING, reason=f"attempt {number} on {found.host.name}", host=found.host,
-                gpus=list(found.gpus), attempt_count=number, phase="launching", waiting_reason="",
+                job.pk, Status.RUNNING, reason=reason, host=found.host, gpus=list(found.gpus), attempt_count=number,
+                phase="launching", waiting_reason="",
             )  # fmt: skip
-            attempt = Attempt.objects.create(job=claimed, number=number, host=found.host, gpus=list(found.gpus))
+            attempt = Attempt.objects.create(
+                job=claimed, number=number, host=found.host, gpus=list(found.gpus), placed_because=found.because
+            )
             kind_of(claimed).on_launch(claimed, attempt)
     except ConflictError:
         return None
     return attempt
 
 
-def launch_claimed() -> None:
+def launch_claimed(start: Callable[[Attempt], None] | None = None) -> None:
     """Launches attempts that were claimed but never acknowledged (a restart came between); none is started twice."""
     rows = Attempt.objects.filter(launched=False, ended_at=None, job__status=Status.RUNNING)
     for attempt in rows.filter(number=F("job__attempt_count")).select_related("job", "job__host", "host"):
-        launch(attempt)
+        (start or launch)(attempt)
 
 
 def launch(attempt: Attempt) -> None:
@@ -260,6 +268,7 @@ def poll(host: Host) -> None:
     """One long poll of a host: stores what it brings, and ends what runs there without a right to."""
     rows = Attempt.objects.filter(host=host, launched=True, ended_at=None)
     cursors = [Cursor(job_id=row.job_id, attempt=row.number, offset=row.offset) for row in rows]
+    give_back()
     answer = carrier(host).poll(cursors, POLL_SECONDS, host.samples_until or 0.0)
     received_at = time.time()
     for news in answer["attempts"]:

@@ -43,9 +43,17 @@ class JobKind:
         """What the process needs and nobody may read."""
         return {}
 
+    def held(self) -> str | None:
+        """Why no job of this kind starts at present, or None: asked once for all that wait."""
+        return None
+
     def waits_for(self, job: Job) -> str | None:
         """Why a pending job doesn't start although there may be room, or None."""
         return None
+
+    def environment(self, job: Job) -> dict[str, Any]:
+        """What it asks of its host: `host`, `labels`, `num_nodes` (hosts at once); what is missing doesn't matter."""
+        return {}
 
     def gpus_wanted(self, job: Job) -> int:
         """How many GPUs it takes where the host has any."""

@@ -18,8 +18,8 @@ from controlplane.services import (
     evaluations_following,
     models,
     queue,
-    run_alerts,
     run_facts,
+    run_points,
     versions,
 )
 from controlplane.services.points import Point
@@ -36,17 +36,17 @@ class TrainKind(JobKind):
 
     def spec(self, job: Job, attempt: Attempt) -> JobSpec:
         run = Run.objects.select_related("dataset", "model", "model__base").get(job=job)
-        model = run.model
+        dataset, model = run.training_set, run.start_model
         chains.check_launch(run)
-        if run.dataset.status != DatasetStatus.READY:
-            raise ConflictError(f"The dataset {run.dataset} is {run.dataset.status}, not ready.")
+        if dataset.status != DatasetStatus.READY:
+            raise ConflictError(f"The dataset {dataset} is {dataset.status}, not ready.")
         if model.state != ModelState.READY:
             raise ConflictError(f"The model {model.name} is {model.state}, not ready.")
         return JobSpec(
             job_id=job.pk, attempt=attempt.number, kind="train", verb="train", host=attempt.host.name,
             gpus=tuple(job.gpus), output_dir=str(run.folder), config=self._config(run),
             inputs=Inputs(
-                dataset=Artefact(str(run.dataset_id), str(run.dataset.folder), run.dataset.sha256),
+                dataset=Artefact(str(dataset.pk), str(dataset.folder), dataset.sha256),
                 model=model_artefact(model),
                 base=model_artefact(model.base) if model.base else None,
                 resume_from=self._resume_from(run, attempt),
@@ -67,8 +67,14 @@ class TrainKind(JobKind):
             return None
         return Artefact(f"{run.pk}/{last.step}", str(run.folder / last.path), last.manifest_sha256)
 
+    def held(self) -> str | None:
+        return queue.waits_for()
+
     def waits_for(self, job: Job) -> str | None:
-        return queue.waits_for() or chains.waits_for(job.run)
+        return self.held() or chains.waits_for(job.run)
+
+    def environment(self, job: Job) -> dict[str, Any]:
+        return _environment(job)
 
     def gpus_wanted(self, job: Job) -> int:
         return int(_environment(job).get("gpus") or 1)
@@ -94,7 +100,7 @@ class TrainKind(JobKind):
                     self._rewind(run, step, event.time)
                 case ev.Progress() as progress if progress.unit == "steps":
                     run.total_steps = int(progress.total) if progress.total else run.total_steps
-                    _reach(run, int(progress.done), event.time)
+                    run_points.reach(run, int(progress.done), event.time)
                 case ev.Checkpoint() as checkpoint:
                     _store_checkpoint(run, checkpoint, event.time)
                     evaluations_following.checkpoint_came(run, checkpoint.step)
@@ -109,31 +115,15 @@ class TrainKind(JobKind):
             self._store(run, fresh)
 
     def _rewind(self, run: Run, step: int, time: float) -> None:
-        changed = curves.rewind(run, step)
-        curves.resumed(run, step, time)
-        run.last_step, run.last_time, run.seconds_per_step = step, None, None
-        run.last, run.epoch = curves.last_values(run), None
-        Run.objects.filter(pk=run.pk).update(
-            last=run.last, epoch=None, last_step=step, last_time=None, seconds_per_step=None
-        )
-        publish(f"run:{run.pk}", "progress", run_facts.progress(run))
+        changed = run_points.rewind(run, step, time)
         stale = run.checkpoints.filter(step__gt=step, gone_at=None)
         said, _ = run.samples.filter(step__gt=step).delete()
         if stale.update(gone_at=timezone.now()) or changed or said:
             publish(f"run:{run.pk}", "reset", {})
 
     def _store(self, run: Run, fresh: dict[str, list[Point]]) -> None:
-        curves.append_all(run, fresh)
-        run_alerts.look_at_points(run, fresh)
-        Run.objects.filter(pk=run.pk).update(
-            last=run.last, last_step=run.last_step, total_steps=run.total_steps, epoch=run.epoch,
-            last_time=run.last_time, seconds_per_step=run.seconds_per_step,
-        )  # fmt: skip
-        if fresh:
-            told = {key: [[s, encode_number(v), t] for s, v, t in rows] for key, rows in fresh.items()}
-            publish(f"run:{run.pk}", "metrics", {"points": told, "progress": run_facts.progress(run)})
-        else:
-            publish(f"run:{run.pk}", "progress", run_facts.progress(run))
+        run_points.keep(run, fresh)
+        run_points.tell(run, fresh)
 
     def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
         run = Run.objects.get(job=job)
@@ -172,32 +162,22 @@ def result_model(run: Run) -> LanguageModel:
     if existing:
         return existing
     wanted = run.config.get("output", {}).get("register_as") or run_facts.model_name(run)
+    start = run.start_model
     place = versions.next_place(wanted if versions.may_follow(wanted) else f"{wanted}-{run.pk}")
     return LanguageModel.objects.create(
         name=place.name, family=place.family, version=place.version, source="run", run=run, dataset=run.dataset,
-        base=(run.model.base or run.model) if run.config.get("model", {}).get("merge_adapter") is False else None,
+        base=(start.base or start) if run.config.get("model", {}).get("merge_adapter") is False else None,
         profile=models.trained_with(run), created_by=run.created_by, tags=["trained"],
     )  # fmt: skip
 
 
 def _collect(run: Run, metrics: ev.Metrics, time: float, fresh: dict[str, list[Point]]) -> None:
-    _reach(run, metrics.step, time)
+    run_points.reach(run, metrics.step, time)
     for name, value in metrics.values.items():
         key = curves.stored_key(name)
         fresh.setdefault(key, []).append((metrics.step, value, time))
         run.last[key] = encode_number(value)
     run.epoch = metrics.epoch if metrics.epoch is not None else run.epoch
-
-
-def _reach(run: Run, step: int, time: float) -> None:
-    """Notes how far the run is, and a moving average of the seconds that a step takes (a new one counts a fifth)."""
-    if step <= run.last_step:
-        return
-    if run.last_time is not None and time > run.last_time:
-        seconds = (time - run.last_time) / (step - run.last_step)
-        before = run.seconds_per_step
-        run.seconds_per_step = seconds if before is None else 0.8 * before + 0.2 * seconds
-    run.last_step, run.last_time = step, time
 
 
 def _store_checkpoint(run: Run, event: ev.Checkpoint, time: float) -> None:

@@ -1,8 +1,8 @@
 """Jobs: made, wished at, and moved from status to status in one place. Runs in the web process, any thread."""
 
-from collections.abc import Collection
-from datetime import timedelta
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from django.db import transaction
 from django.db.models import Count
@@ -40,12 +40,12 @@ def create(
     priority: int = Priority.NORMAL,
     host: Host | None = None,
 ) -> Job:
-    """Puts a job into the queue."""
+    """Puts a job into the queue. With `host` it runs there and nowhere else."""
     actor.require(Role.USE)
     with transaction.atomic():
         job = Job.objects.create(
             kind=kind, title=title[:250], config=config, priority=priority, host=host, created_by=actor.name,
-            max_failures=settings.get("jobs.max_failures"),
+            is_pinned=host is not None, max_failures=settings.get("jobs.max_failures"),
         )  # fmt: skip
         audit(actor, "job.create", f"job {job.pk}", kind=kind, title=title[:250])
         announce(job)
@@ -75,10 +75,48 @@ def list_jobs(kind: str | None = None, status: str | None = None, limit: int = 1
     return list(rows[: max(1, min(limit, 1000))])
 
 
-def queue(kinds: Collection[str] = ()) -> list[Job]:
-    """Pending jobs, of some kinds or of all, in the order in which they start."""
-    rows = Job.objects.filter(status=Status.PENDING).select_related("host", "run__model__base", "run__chain")
-    return list((rows.filter(kind__in=kinds) if kinds else rows).order_by("-priority", "position", "id"))
+IN_ORDER = ("-priority", "position", "id")
+"""The order in which jobs start."""
+
+WITH_RUN = ("host", "run__model__base", "run__dataset", "run__chain__base", "run__chain__current")
+
+
+def ended(most: int) -> list[Job]:
+    """The jobs that have ended lately, the last one first."""
+    return list(Job.objects.filter(status__in=ENDED).select_related("host", "run").order_by("-ended_at", "-id")[:most])
+
+
+def count_waiting() -> int:
+    """How many jobs wait."""
+    return Job.objects.filter(status=Status.PENDING).count()
+
+
+def queue(kinds: Collection[str] = (), most: int | None = None) -> list[Job]:
+    """Pending jobs, of some kinds or of all, in the order in which they start; at most `most` of them."""
+    rows = Job.objects.filter(status=Status.PENDING).select_related(*WITH_RUN)
+    return list((rows.filter(kind__in=kinds) if kinds else rows).order_by(*IN_ORDER)[:most])
+
+
+class Waiting(NamedTuple):
+    """A pending job, as much of it as each round of placing reads of all of them."""
+
+    pk: int
+    kind: str
+    created_at: datetime
+    attempt_count: int
+    not_before: datetime | None
+    waiting_reason: str
+
+
+def waiting() -> list[Waiting]:
+    """The whole queue in the order in which it starts, cheaply: it may have ten thousand rows."""
+    rows = Job.objects.filter(status=Status.PENDING).order_by(*IN_ORDER)
+    return [Waiting(*row) for row in rows.values_list(*Waiting._fields)]
+
+
+def whole(job_ids: Iterable[int]) -> list[Job]:
+    """Those of these jobs that wait still, each with its run and what that is made of."""
+    return list(Job.objects.filter(pk__in=list(job_ids), status=Status.PENDING).select_related(*WITH_RUN))
 
 
 def transition(job_id: int, to: str, *, reason: str, actor: Actor = SYSTEM, **fields: Any) -> Job:
@@ -155,6 +193,22 @@ def set_waiting_reason(job_id: int, reason: str) -> None:
             announce(get(job_id))
 
 
+TOLD_ONE_BY_ONE = 20
+
+
+def tell_waiting(job_ids: Sequence[int], reason: str) -> None:
+    """Says of many pending jobs why they don't start; pages read a long list anew instead of each one's message."""
+    if len(job_ids) <= TOLD_ONE_BY_ONE:
+        for job_id in job_ids:
+            set_waiting_reason(job_id, reason)
+        return
+    with transaction.atomic():
+        for start in range(0, len(job_ids), 500):
+            part = job_ids[start : start + 500]
+            Job.objects.filter(pk__in=part, status=Status.PENDING).update(waiting_reason=reason)
+        publish("jobs", "reset", {})
+
+
 def wish(actor: Actor, job_id: int, desired: str) -> Job:
     """Stores what the owner wants; the dispatcher carries it out when the host can be reached.
 
@@ -185,7 +239,9 @@ def _wish(actor: Actor, job: Job, desired: str) -> Job:
         raise ConflictError(f"Job {job_id} hasn't started: cancel it, or lower its priority.")
     Job.objects.filter(pk=job_id).update(desired=desired)
     audit(actor, f"job.{desired}", f"job {job_id}")
-    if job.status in (Status.PENDING, Status.PAUSED) and desired in (Desired.CANCEL, Desired.STOP):
+    if desired in (Desired.CANCEL, Desired.STOP) and (
+        job.status in (Status.PENDING, Status.PAUSED) or job.kind == Kind.EXTERNAL
+    ):
         job = transition(job_id, Status.CANCELLED, reason=f"{desired} while no process ran", actor=actor)
         never_ran.send(sender=Job, job=job)
         return job
@@ -220,6 +276,8 @@ def retry(actor: Actor, job_id: int) -> Job:
         raise ConflictError(f"Job {job_id} is {job.status}: only a failed or cancelled job can be retried.")
     if job.kind == Kind.SERVE:
         raise ConflictError("Activate the model again instead: an engine that has ended isn't started twice.")
+    if job.kind == Kind.EXTERNAL:
+        raise ConflictError(f"Job {job_id} is a script's own run: start the script again, as a new run.")
     with transaction.atomic():
         job = transition(
             job_id, Status.PENDING, reason="retried", actor=actor, desired=Desired.RUN, error=None, failures=0,

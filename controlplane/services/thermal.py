@@ -21,11 +21,11 @@ from django.db.models import Q
 from django.utils import timezone
 
 from controlplane.errors import ConflictError
-from controlplane.models import AuditLine, Gpu, Job
+from controlplane.models import Gpu, Job
 from controlplane.models.access import Actor, Role
 from controlplane.models.alerts import Severity
 from controlplane.models.jobs import Desired, Kind, Status
-from controlplane.services import alerts, bell, jobs, power, power_agent, power_profiles, settings
+from controlplane.services import alerts, bell, held_runs, jobs, power, power_agent, power_profiles, settings
 from controlplane.services.access import audit
 from controlplane.services.power_profiles import label
 
@@ -295,24 +295,8 @@ def _pause_jobs(gpu: Gpu) -> None:
 
 def _resume_jobs(gpu: Gpu) -> None:
     """Lets the runs go on that the guard has paused, and that nobody has paused or resumed since."""
-    left = [job_id for job_id in (gpu.heat or {})["paused_jobs"] if not _is_settled(job_id)]
-    if left != (gpu.heat or {})["paused_jobs"]:
+    paused = (gpu.heat or {})["paused_jobs"]
+    if (left := held_runs.resume(GUARD, paused)) != paused:
         _remember(gpu, paused_jobs=left)
         with transaction.atomic():
             power.tell(gpu)
-
-
-def _is_settled(job_id: int) -> bool:
-    """Whether nothing is left to do for a job that the guard paused. Resumes it where that is due."""
-    job = Job.objects.filter(pk=job_id).first()
-    if job is None or job.desired != Desired.PAUSE:
-        return True
-    said = AuditLine.objects.filter(action=f"job.{Desired.PAUSE}", target=f"job {job_id}").first()
-    if said is not None and said.actor != GUARD.name:
-        return True
-    try:
-        jobs.resume(GUARD, job_id)
-    except ConflictError as error:  # it still writes its checkpoint, or has just ended
-        log.info("%s", error)
-        return jobs.get(job_id).has_ended
-    return True

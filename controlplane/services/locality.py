@@ -1,0 +1,58 @@
+"""Where files lie: which hosts hold already what a job reads. Runs in the web process.
+
+The home of the control plane is the library: it holds everything, and so does a host that reads the same folder. What
+other hosts hold is asked once a round, not once a job.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from django.conf import settings
+
+from controlplane.models import Host, Job, LanguageModel, Run
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A dataset ("dataset/ID") or a model ("model/UUID") that a job reads, and its size."""
+
+    key: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What each host holds, as it was when this was read."""
+
+    library: str
+
+    @classmethod
+    def read(cls) -> Self:
+        """The present state."""
+        return cls(str(Path(settings.HOME).resolve()))
+
+    def is_library(self, host: Host) -> bool:
+        """Whether the host reads the control plane's own folder."""
+        return host.facts.get("home") == self.library
+
+    def held_bytes(self, host: Host, wanted: tuple[Wanted, ...]) -> int:
+        """How much of these files needn't be brought to the host."""
+        return sum(item.bytes for item in wanted) if self.is_library(host) else 0
+
+
+def held_bytes(host: Host, job: Job) -> int:
+    """How much of what a job reads lies on a host already."""
+    return Holdings.read().held_bytes(host, wanted_by(job))
+
+
+def wanted_by(job: Job) -> tuple[Wanted, ...]:
+    """What a job reads, as far as its row tells without another question: that of a run, and of an engine."""
+    run: Run | None = getattr(job, "run", None) if job.kind == "train" else None
+    if run is None or run.dataset is None or run.model is None:
+        return ()
+    return (Wanted(f"dataset/{run.dataset_id}", run.dataset.bytes), _model(run.model))
+
+
+def _model(model: LanguageModel) -> Wanted:
+    return Wanted(f"model/{model.uuid}", model.size_bytes or 0)
