@@ -1,7 +1,7 @@
 """Django settings of the web process. Everything that an owner may change comes from the environment.
 
 PILOTHOUSE_HOME   where all data lies (default: var/ in the checkout)
-DATABASE_URL      PostgreSQL instead of the SQLite file in the home folder
+DATABASE_URL      PostgreSQL instead of the SQLite file in the home folder; DATABASE_CONNECTIONS: how many, at most
 REDIS_URL         a Redis channel layer, for more than one web process
 PILOTHOUSE_ALLOWED_HOSTS, PILOTHOUSE_TRUSTED_ORIGINS   comma-separated, when served beyond loopback
 PILOTHOUSE_BEHIND_PROXY   `yes`: a proxy with TLS stands before it, and it alone reaches the port
@@ -15,8 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import dj_database_url
 from csp.constants import NONE, SELF
+
+from controlplane.databases import database
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 ONLY_LOOKS = sys.argv[1:2] == ["doctor"]
@@ -40,21 +41,6 @@ def _secret_key(path: Path) -> str:
     with os.fdopen(descriptor, "w") as stream:
         stream.write(secrets.token_urlsafe(48))
     return path.read_text().strip()
-
-
-def _database() -> dict[str, Any]:
-    if url := os.environ.get("DATABASE_URL"):
-        return dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True))
-    return {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": HOME / "db.sqlite3",
-        "OPTIONS": {
-            "timeout": 20,
-            "transaction_mode": "IMMEDIATE",
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
-        },
-        "TEST": {"NAME": HOME / "test-db.sqlite3"},
-    }
 
 
 def _names(variable: str) -> list[str]:
@@ -118,7 +104,7 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": _database()}
+DATABASES = {"default": database(HOME)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS: dict[str, Any] = {
     "default": (

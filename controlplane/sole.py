@@ -1,7 +1,8 @@
-"""One dispatching web process a home: who holds the place, and how to end it. Runs in the web process and in commands.
+"""The web process of a home: who holds the place, and how to end it. Runs in the web process and in commands.
 
 The place is a POSIX record lock on `web.lock`. The kernel itself names its holder (F_GETLK, see fcntl(2)) and lets go
-of it when that process ends, however it ends: no stale file, no pid of a stranger.
+of it when that process ends, however it ends: no stale file, no pid of a stranger. On SQLite one process has the place;
+on PostgreSQL, where a lease says who dispatches (`controlplane.leading`), several share it.
 """
 
 import fcntl
@@ -24,15 +25,15 @@ class WebRunsAlreadyError(Exception):
 
 
 @contextmanager
-def sole_web_process(home: Path) -> Iterator[None]:
-    """Holds the place. Raises WebRunsAlreadyError, with the holder's pid, when another process does.
+def sole_web_process(home: Path, *, shared: bool = False) -> Iterator[None]:
+    """Holds the place, with others that share it or alone. Raises WebRunsAlreadyError, with the holder's pid.
 
     Such a lock is the process's: while it is held, nothing else in this process may open `web.lock`.
     """
     descriptor = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise WebRunsAlreadyError(
                 f"A web process (pid {_holder(descriptor)}) already serves {home}: stop it with bin/up --stop-all, "
@@ -44,7 +45,7 @@ def sole_web_process(home: Path) -> Iterator[None]:
 
 
 def holder(home: Path) -> int | None:
-    """The pid of the web process of this home, or None when there is none. Not for the web process itself."""
+    """The pid of a web process of this home, or None when there is none. Not for a web process itself."""
     try:
         descriptor = os.open(home / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -19,13 +19,15 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 import httpx
 import psutil
+import psycopg
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
@@ -46,8 +48,11 @@ def wait_for(what: str, look: Callable[[], Found | None], timeout_seconds: float
 class Product:
     """One home, its agent and its web server. `password` is everybody's; people are called as their role is."""
 
-    def __init__(self, folder: Path, model_folder: Path, static_home: Path | None = None) -> None:
-        """`static_home`: a home whose collected static files this one shares."""
+    def __init__(
+        self, folder: Path, model_folder: Path, static_home: Path | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:  # fmt: skip
+        """`static_home`: a home whose collected static files this one shares; `environment`: more of it, or other."""
         self.home = folder / "home"
         self.home.mkdir(parents=True)
         self.url = ""
@@ -61,6 +66,7 @@ class Product:
         self.environment = {
             **os.environ, "PILOTHOUSE_HOME": str(self.home), "PILOTHOUSE_STARTER": "none", "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "DJANGO_SETTINGS_MODULE": "controlplane.settings",
+            "DATABASE_URL": "", "REDIS_URL": "", **environment,
         }  # fmt: skip
         if static_home is not None:
             (self.home / "static").symlink_to(static_home / "static")
@@ -186,6 +192,9 @@ class Product:
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Reads the data base."""
+        if url := self.environment["DATABASE_URL"]:
+            with psycopg.connect(url) as postgres:
+                return list(postgres.execute(sql.replace("?", "%s").encode(), parameters).fetchall())
         with closing(sqlite3.connect(f"file:{self.home / 'db.sqlite3'}?mode=ro", uri=True, timeout=20)) as connection:
             return connection.execute(sql, parameters).fetchall()
 

@@ -25,6 +25,7 @@ from controlplane.errors import (
     UnavailableError,
     UnknownModelError,
 )
+from controlplane.outage import away
 
 log = logging.getLogger(__name__)
 NO_KEY = "Send a key: X-API-Key: KEY, or Authorization: Bearer KEY. `manage.py create_key NAME --role use` makes one."
@@ -84,8 +85,8 @@ def install(api: NinjaAPI, answer: Answer) -> None:
 
 def as_pilothouse(error: Exception) -> PilothouseError:
     """Whatever was raised as one of our own errors; what nobody foresaw is logged and told without its insides."""
-    if isinstance(error, PilothouseError):
-        return error
+    if (ours := error if isinstance(error, PilothouseError) else away(error)) is not None:
+        return ours
     if isinstance(error, HttpError):
         return _from_ninja(error)
     if isinstance(error, ValidationError):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from django.conf import settings
 
+from controlplane import fence
 from controlplane.fleet.local import LocalCarrier
 from controlplane.fleet.protocol import Carrier
 from controlplane.models import Host
@@ -20,6 +21,7 @@ def local() -> LocalCarrier:
 
 def carrier(host: Host) -> Carrier:
     """The carrier to a host's agent; one each, kept."""
+    fence.check()
     with _lock:
         if host.name not in _carriers:
             _carriers[host.name] = local()

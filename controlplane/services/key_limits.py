@@ -1,16 +1,17 @@
 """What a key may still ask for in this minute. Runs in the web process.
 
 Exact sliding windows of a minute in the memory of the web process: a restart forgets them, so a key may have its
-minute twice then. A request's tokens are known when its answer ends, and count from that moment on for a minute. Until
-then it counts with what it may take at most, however long it takes: its prompt guessed, and its `max_tokens`, or
-UNSAID_TOKENS where it names none; an answer that is longer than that is counted whole, but afterwards.
+minute twice then. What it takes at another web process is heard of within a second (`services.neighbours`), so it may
+have that second's share too much. A request's tokens are known when its answer ends, and count from that moment on for
+a minute. Until then it counts with what it may take at most, however long it takes: its prompt guessed, and its
+`max_tokens`, or UNSAID_TOKENS where it names none; an answer that is longer than that is counted whole, but afterwards.
 """
 
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -39,19 +40,26 @@ class Entry:
     amount: int
 
 
+def age(entry: Entry) -> float:
+    """By which entries are put in order, the oldest first."""
+    return entry.time
+
+
 class Window:
     """What was taken within the last minute, and what is being taken. Not thread-safe by itself."""
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque()
         self._open: list[Entry] = []
+        self._elsewhere: Sequence[Entry] = ()
 
     def taken(self, now: float) -> int:
         """The sum of what counts still."""
         while self._entries and self._entries[0].time <= now - WINDOW_SECONDS:
             self._entries.popleft()
         self._open = [entry for entry in self._open if entry.time > now - LONGEST_OPEN_SECONDS]
-        return sum(entry.amount for entry in (*self._entries, *self._open))
+        self._elsewhere = [entry for entry in self._elsewhere if entry.time > now - WINDOW_SECONDS]
+        return sum(entry.amount for entry in (*self._entries, *self._open, *self._elsewhere))
 
     def wait_seconds(self, amount: int, limit: int, now: float) -> float:
         """How long until `amount` fits below `limit`; 0 where it does now. More than the limit waits for an empty one.
@@ -60,7 +68,8 @@ class Window:
         """
         surplus = self.taken(now) + min(amount, limit) - limit
         wait = 0.0
-        for entry in self._entries:
+        ended = sorted([*self._entries, *self._elsewhere], key=age) if self._elsewhere else self._entries
+        for entry in ended:
             if surplus <= 0:
                 break
             surplus -= entry.amount
@@ -84,8 +93,25 @@ class Window:
 
     def empty_seconds(self, now: float) -> float:
         """How long until nothing counts any more, if all that is open ends now."""
-        newest = max(self._entries[-1].time if self._entries else -math.inf, now if self._open else -math.inf)
+        ended = [*list(self._entries)[-1:], *self._elsewhere]
+        newest = now if self._open else max((entry.time for entry in ended), default=-math.inf)
         return max(0.0, newest + WINDOW_SECONDS - now)
+
+    def told(self, now: float) -> list[list[float]]:
+        """What counts here: seconds ago, and how much. What is still open counts as if it ended now."""
+        self.taken(now)
+        ended: dict[float, float] = {}
+        for entry in self._entries:
+            seconds = float(int(now - entry.time))
+            ended[seconds] = ended.get(seconds, 0) + entry.amount
+        being_taken = sum(entry.amount for entry in self._open)
+        return [[0.0, float(being_taken)]] * bool(being_taken) + [
+            [seconds, amount] for seconds, amount in ended.items()
+        ]
+
+    def hear(self, told: Iterable[list[float]], now: float) -> None:
+        """What counts elsewhere."""
+        self._elsewhere = [Entry(now - seconds, int(amount)) for seconds, amount in told]
 
 
 @dataclass
@@ -141,6 +167,23 @@ class Gatekeeper:
                 return Admission(_standing(asked, now))
             entry = windows.tokens.reserve(min(wanted, limits.tokens_per_minute), now)
             return Admission(_standing(asked, now), partial(self._settle, windows.tokens, entry))
+
+    def told(self) -> dict[str, list[list[list[float]]]]:
+        """What other web processes must know: by key, what counts of its requests and of its tokens."""
+        now = time.monotonic()
+        with self._lock:
+            found = {str(key): [both.requests.told(now), both.tokens.told(now)] for key, both in self._windows.items()}
+        return {key: both for key, both in found.items() if any(both)}
+
+    def hear(self, told: Iterable[Mapping[str, list[list[list[float]]]]]) -> None:
+        """What the other web processes have told, each its own."""
+        now, told = time.monotonic(), list(told)
+        with self._lock:
+            for key in {*self._windows, *(int(key) for each in told for key in each)}:
+                windows = self._windows.setdefault(key, KeyWindows())
+                both = [each[str(key)] for each in told if str(key) in each]
+                windows.requests.hear([row for requests, _ in both for row in requests], now)
+                windows.tokens.hear([row for _, tokens in both for row in tokens], now)
 
     def _settle(self, window: Window, entry: Entry, tokens: int, now: float) -> None:
         with self._lock:

@@ -1,7 +1,8 @@
 """Which engine a request goes to: of a model's ready ones the least busy. Runs in the web process.
 
 What is in flight and when an engine was last asked is kept in the memory of this process, which is where requests pass
-through; a restart begins anew with nothing in flight, which is then true.
+through; a restart begins anew with nothing in flight, which is then true. Of several web processes each hears once a
+second what the others have (`services.neighbours`).
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -29,6 +30,10 @@ class Engine:
         return self.deployment_id, self.attempt_number
 
 
+NOT_ASKED = 0, 0.0
+"""Requests in flight of an engine that nobody has asked, and when it was asked last."""
+
+
 class Traffic:
     """How many requests each deployment has in flight, and since when it has none."""
 
@@ -37,6 +42,7 @@ class Traffic:
         self._in_flight: Counter[int] = Counter()
         self._used_at: dict[int, float] = {}
         self._began = time.monotonic()
+        self._elsewhere: Mapping[int, tuple[int, float]] = {}
 
     def begin(self, deployment_id: int) -> None:
         """A request goes to it."""
@@ -52,22 +58,41 @@ class Traffic:
 
     def in_flight(self, deployment_id: int) -> int:
         """Requests that it is working on."""
-        return self._in_flight[deployment_id]
+        return self._in_flight[deployment_id] + self._elsewhere.get(deployment_id, NOT_ASKED)[0]
 
     def idle_seconds(self, deployment_id: int) -> float:
         """How long it has had nothing to do, as far as this process knows: at most since it began."""
-        if self._in_flight[deployment_id]:
+        if self.in_flight(deployment_id):
             return 0.0
-        return time.monotonic() - self._used_at.get(deployment_id, self._began)
+        return time.monotonic() - self._last_used(deployment_id, self._began)
+
+    def _last_used(self, deployment_id: int, otherwise: float) -> float:
+        here = self._used_at.get(deployment_id, otherwise)
+        return max(here, self._elsewhere.get(deployment_id, NOT_ASKED)[1])
 
     def least_busy(self, engines: Sequence[Engine], tried: Collection[tuple[int, int]] = ()) -> Engine | None:
         """The engine with the fewest requests in flight that wasn't tried; of equals the one that rests longest."""
         left = [engine for engine in engines if engine.key not in tried]
 
         def burden(engine: Engine) -> tuple[int, float]:
-            return self._in_flight[engine.deployment_id], self._used_at.get(engine.deployment_id, 0.0)
+            return self.in_flight(engine.deployment_id), self._last_used(engine.deployment_id, 0.0)
 
         return min(left, key=burden, default=None)
+
+    def told(self) -> list[list[float]]:
+        """What other web processes must know: deployment, requests in flight, seconds since it was last asked."""
+        now = time.monotonic()
+        with self._lock:
+            return [[key, self._in_flight[key], round(now - used, 3)] for key, used in self._used_at.items()]
+
+    def hear(self, told: Iterable[list[list[float]]]) -> None:
+        """What the other web processes have told, each its own."""
+        now = time.monotonic()
+        found: dict[int, tuple[int, float]] = {}
+        for deployment, in_flight, idle_seconds in (row for rows in told for row in rows):
+            count, used_at = found.get(int(deployment), NOT_ASKED)
+            found[int(deployment)] = count + int(in_flight), max(used_at, now - idle_seconds)
+        self._elsewhere = found
 
 
 traffic = Traffic()

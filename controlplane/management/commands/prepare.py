@@ -17,6 +17,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.utils import OperationalError
 
 from controlplane.collecting import collect_if_changed
+from controlplane.databases import several
 from controlplane.fleet.local import ensure_agent
 from controlplane.fleet.protocol import HostUnreachableError
 from controlplane.management.commands.serve import listen
@@ -81,7 +82,7 @@ class Command(BaseCommand):
 
 def _check_place(home: Path, host: str, ports: dict[str, int | None]) -> None:
     """Raises CommandError where the server could not start."""
-    if (pid := holder(home)) is not None:
+    if (pid := holder(home)) is not None and not several():
         raise CommandError(f"Pilothouse already runs on {home} (pid {pid}): bin/up --stop-all ends it.")
     for name, port in ports.items():
         if port:

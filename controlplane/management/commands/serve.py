@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from controlplane.databases import several
 from controlplane.sole import WebRunsAlreadyError, sole_web_process
 
 
@@ -31,9 +32,9 @@ class Command(BaseCommand):
         listener = listen(host, options["port"])
         legacy = None if legacy_port is None else listen(host, legacy_port, "--legacy-port")
         with ExitStack() as stack:
-            if not options["no_dispatch"]:
+            if several() or not options["no_dispatch"]:
                 try:
-                    stack.enter_context(sole_web_process(Path(settings.HOME)))
+                    stack.enter_context(sole_web_process(Path(settings.HOME), shared=several()))
                 except WebRunsAlreadyError as error:
                     raise CommandError(str(error)) from error
             _serve(host, listener, legacy, dispatch=not options["no_dispatch"])
@@ -52,14 +53,13 @@ def _serve(host: str, listener: socket.socket, legacy: socket.socket | None, *, 
     from controlplane.api.legacy import LegacyPort
     from controlplane.api.pace import PacedServer
     from controlplane.asgi import application
-    from controlplane.dispatch import Dispatcher
+    from controlplane.leading import at_work
     from controlplane.live.announce import bind_loop
     from controlplane.services.usage import ledger
 
     bind_loop(loop)
-    dispatcher = Dispatcher()
-    if dispatch:
-        dispatcher.start()
+    working = ExitStack()
+    working.enter_context(at_work(dispatch=dispatch))
     greeting = _greeting(host, listener, legacy)  # now: the server closes what it is given
     listeners = [listener] if legacy is None else [listener, legacy]
     for each in listeners:
@@ -81,7 +81,7 @@ def _serve(host: str, listener: socket.socket, legacy: socket.socket | None, *, 
         server.run()
     finally:
         bind_loop(None)
-        dispatcher.stop()
+        working.close()
         ledger.flush()
 
 

@@ -30,11 +30,15 @@ class Command(BaseCommand):
     def handle(self, *_args: Any, **options: Any) -> None:
         """Says what it ended; fails where something still runs, whose agent then goes on."""
         home = Path(settings.HOME)
+        ended = 0
         try:
-            pid = end_web_process(home)
+            while pid := end_web_process(home):
+                ended += 1
+                self.stdout.write(f"The web server ({pid}) has ended.")
         except TimeoutError as error:
             raise CommandError(str(error)) from error
-        self.stdout.write(f"The web server ({pid}) has ended." if pid else "No web server ran.")
+        if not ended:
+            self.stdout.write("No web server ran.")
         try:
             ensure_agent(home)
         except HostUnreachableError as error:
@@ -42,8 +46,8 @@ class Command(BaseCommand):
         self.stdout.write("Jobs end with their checkpoints …")
         self.stdout.flush()
         command = [sys.executable, "-m", "monitoring", "stop", "--home", str(home), "--jobs"]
-        ended = subprocess.run([*command, "--deadline", str(options["deadline"])], check=False)
-        if ended.returncode != 0:
+        stopped = subprocess.run([*command, "--deadline", str(options["deadline"])], check=False)
+        if stopped.returncode != 0:
             raise CommandError(
                 "Not everything has ended: the line above says what goes on. Then bin/up --stop-all again."
             )
