@@ -10,38 +10,42 @@ from django.views.decorators.http import require_POST
 
 from controlplane.errors import ConflictError, InvalidInputError
 from controlplane.models.access import Role
-from controlplane.models.alerts import Severity
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.alerts import RouteForm
+from controlplane.pages.forms.edits import one_at_a_time
 from controlplane.pages.middleware import referrer
+from controlplane.pages.setting_values import put_as_seen, setting_id
+from controlplane.pages.tables import shown
 from controlplane.pages.topics import mark
-from controlplane.row_ids import row_id
-from controlplane.services import alert_routes, alert_rules, alerts, notifications, settings
+from controlplane.services import alert_routes, alert_rules, alerts, bulk, notifications, settings
 from controlplane.services.alert_routes import RouteWish
+from controlplane.services.tables import alerts as asked
 
-HISTORY_ROWS = 30
 DELIVERIES_SHOWN = 20
 
 
 def alert_list(request: HttpRequest) -> HttpResponse:
-    """What goes on, the most urgent first; below it what is over, by rule and severity, thirty a page."""
+    """What goes on, the most urgent first; below it what is over, as the address asks for it."""
     live = mark("alerts")
-    template = "alerts/body.html" if request.headers.get("HX-Request") else "alerts/list.html"
-    return render(request, template, {"live": live, **_lists(request.GET)})
-
-
-def _lists(asked: QueryDict) -> dict[str, Any]:
-    rule = asked.get("rule", "") if asked.get("rule") in alert_rules.BY_KEY else ""
-    severity = asked.get("severity", "") if asked.get("severity") in Severity.values else ""
-    before_id = row_id(asked.get("before", ""))
-    rows = alerts.list_alerts(
-        is_open=False, rule=rule, severity=severity, limit=HISTORY_ROWS + 1, before_id=before_id
+    table = shown(
+        request.GET, asked.ask(request.GET, is_open=False), "alerts", placeholder="Search alerts that are over",
+        first="severity",
     )  # fmt: skip
-    more = rows[HISTORY_ROWS - 1].pk if len(rows) > HISTORY_ROWS else None
-    return {
-        "open_alerts": alerts.open_alerts(), "history": rows[:HISTORY_ROWS], "more": more, "before": before_id,
-        "rule": rule, "severity": severity, "rules": alert_rules.RULES, "severities": Severity.values,
-    }  # fmt: skip
+    context = {"live": live, "table": table, "history": table.page.rows}
+    if request.headers.get("HX-Request"):
+        return render(request, "alerts/over.html", context)
+    return render(request, "alerts/list.html", {**context, **_going_on()})
+
+
+def alert_open(request: HttpRequest) -> HttpResponse:
+    """What goes on alone: drawn anew when something has become of it."""
+    return render(request, "alerts/going_on.html", _going_on())
+
+
+def _going_on() -> dict[str, Any]:
+    going_on = list(alerts.open_alerts())
+    unseen = [alert for alert in going_on if alert.acknowledged_at is None][: bulk.MOST]
+    return {"open_alerts": going_on, "unseen": unseen}
 
 
 @require_POST
@@ -58,16 +62,25 @@ def alert_acknowledge(request: HttpRequest, alert_id: int) -> HttpResponse:
 
 def rule_list(request: HttpRequest) -> HttpResponse:
     """What is watched, with its limits; admins switch rules on and off and change limits."""
-    off = alert_rules.switched_off()
+    return _rules(request)
+
+
+def _rules(request: HttpRequest, fault: str = "") -> HttpResponse:
+    """The page; with a `fault`, that beside the limit that was typed."""
+    off, typed = alert_rules.switched_off(), request.POST if fault else QueryDict()
     rows = [
-        {"rule": rule, "is_on": rule.key not in off, "limits": [_limit(key) for key in rule.limits]}
+        {"rule": rule, "is_on": rule.key not in off, "limits": [_limit(key, typed, fault) for key in rule.limits]}
         for rule in alert_rules.RULES
     ]
-    return render(request, "alerts/rules.html", {"rows": rows})
+    return render(request, "alerts/rules.html", {"rows": rows}, status=422 if fault else 200)
 
 
-def _limit(key: str) -> dict[str, Any]:
-    return {"key": key, "value": settings.get(key), "definition": settings.DEFAULTS[key]}
+def _limit(key: str, typed: QueryDict, fault: str) -> dict[str, Any]:
+    now, is_meant = settings.get(key), typed.get("limit") == key
+    return {
+        "key": key, "now": now, "value": typed.get("value") if is_meant else now, "fault": fault if is_meant else "",
+        "id": setting_id(key), "definition": settings.DEFAULTS[key],
+    }  # fmt: skip
 
 
 @require_POST
@@ -76,7 +89,10 @@ def rule_change(request: HttpRequest, key: str) -> HttpResponse:
     who, rule = actor(request), alert_rules.get(key)
     limit = request.POST.get("limit", "")
     if limit in rule.limits:
-        value = settings.put(who, limit, request.POST.get("value", ""))
+        try:
+            value = put_as_seen(request, limit)
+        except InvalidInputError as error:
+            return _rules(request, error.message)
         messages.success(request, f"{limit} is {value} now.")
     else:
         is_on = request.POST.get("on") == "yes"
@@ -132,13 +148,13 @@ def _saved(request: HttpRequest, form: RouteForm, route_id: int | None) -> bool:
 
 def route_page(request: HttpRequest, route_id: int) -> HttpResponse:
     """The form that changes a route."""
-    route = alert_routes.get(actor(request), route_id)
     names = ("name", "minimum_severity", "rules", "quiet_from", "quiet_until")
-    form = RouteForm(
-        request.POST or None, is_new=False, initial={name: getattr(route, name) for name in names}
-    )  # fmt: skip
-    if request.method == "POST" and form.is_valid() and _saved(request, form, route_id):
-        return redirect("alert-routes")
+    with one_at_a_time(request):
+        route = alert_routes.get(actor(request), route_id)
+        now = {name: getattr(route, name) for name in names}
+        form = RouteForm(request.POST or None, is_new=False, initial=now)
+        if request.method == "POST" and form.is_valid() and _saved(request, form, route_id):
+            return redirect("alert-routes")
     return render(
         request, "alerts/route.html", {"route": route, "form": form}, status=422 if form.errors else 200
     )  # fmt: skip

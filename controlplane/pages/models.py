@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST
@@ -14,8 +14,10 @@ from controlplane.models.access import Role
 from controlplane.models.language_models import EngineName, ModelState
 from controlplane.pages.actors import actor
 from controlplane.pages.evaluations import headline
+from controlplane.pages.forms.edits import one_at_a_time
 from controlplane.pages.forms.models import ModelForm, ServingForm
 from controlplane.pages.middleware import referrer
+from controlplane.pages.tables import shown
 from controlplane.pages.topics import mark
 from controlplane.services import (
     activation,
@@ -29,22 +31,25 @@ from controlplane.services import (
     versions,
 )
 from controlplane.services.routing import traffic
+from controlplane.services.tables import models as asked
 from inference.settings import settings
 
 TOPICS = ("models", "jobs")
 
 
 def model_list(request: HttpRequest) -> HttpResponse:
-    """All models."""
-    context = {"live": mark(*TOPICS), **_rows()}
+    """The models that the address asks for."""
+    live = mark(*TOPICS)
+    table = shown(request.GET, asked.ask(request.GET), "models", placeholder="Search models", first="state")
+    context = {"live": live, "table": table, "rows": _rows(table.page.rows)}
     return render(request, "models/rows.html" if request.headers.get("HX-Request") else "models/list.html", context)
 
 
-def _rows() -> dict[str, Any]:
+def _rows(listed: list[LanguageModel]) -> list[dict[str, Any]]:
     newest: dict[Any, Any] = {}
     for row in deployments.list_deployments(100):
         newest.setdefault(row.model_id, row)
-    return {"rows": [{"model": model, "deployment": newest.get(model.pk)} for model in models.list_models()]}
+    return [{"model": model, "deployment": newest.get(model.pk)} for model in listed]
 
 
 def model_page(request: HttpRequest, name: str) -> HttpResponse:
@@ -69,26 +74,27 @@ def _serving(model: LanguageModel, served: list[Deployment]) -> dict[str, Any]:
     """What is said before it is activated, while its engine is started again, and of loading by itself."""
     ready = model.state == ModelState.READY
     room = activation.room_beside(model) if ready and deployments.active() is not None else None
-    minutes = model.idle_unload_seconds / 60
-    kinds = exports.ready_kinds(model)
-    chosen = (model.gguf or next(iter(kinds), "")) if model.engine == EngineName.LLAMA_CPP else ""
     return {
         "room": room if room is not None and not room.fits else None,
         "fitting_bits": engine_room.fitting_bits(model, room) if room is not None and not room.fits else None,
         "restarts": {row.pk: deployments.restart(row.job) for row in served if row.status == "starting"},
         "outdated": [row for row in served if serving_options.is_outdated(row)],
         "in_flight": {row.pk: traffic.in_flight(row.pk) for row in served},
-        "serving_form": ServingForm(
-            kinds,
-            options=model.engine_options,
-            initial={
-                "engine": f"{model.engine}:{chosen}" if chosen else model.engine,
-                "load_on_demand": model.load_on_demand, "idle_unload_minutes": f"{minutes:g}" if minutes else "",
-            },
-        ),
+        "serving_form": _serving_form(model),
         "suggestion": engine_choice.suggest(model) if ready else None,
         **_exports(model),
     }  # fmt: skip
+
+
+def _serving_form(model: LanguageModel, data: QueryDict | None = None) -> ServingForm:
+    """Filled with what holds now."""
+    kinds, minutes = exports.ready_kinds(model), model.idle_unload_seconds / 60
+    chosen = (model.gguf or next(iter(kinds), "")) if model.engine == EngineName.LLAMA_CPP else ""
+    now = {
+        "engine": f"{model.engine}:{chosen}" if chosen else model.engine,
+        "load_on_demand": model.load_on_demand, "idle_unload_minutes": f"{minutes:g}" if minutes else "",
+    }  # fmt: skip
+    return ServingForm(kinds, data, options=model.engine_options, initial=now)
 
 
 def _versions(model: LanguageModel) -> list[dict[str, Any]]:
@@ -180,21 +186,28 @@ def engine_add(request: HttpRequest) -> HttpResponse:
 def model_serving(request: HttpRequest) -> HttpResponse:
     """What serves a model, and when its engine is loaded and unloaded by itself."""
     name = request.POST.get("name", "")
-    form = ServingForm(exports.ready_kinds(models.get(name)), request.POST)
-    if form.is_valid():
-        engine, gguf = form.engine_and_gguf()
-        minutes = form.cleaned_data["idle_unload_minutes"] or 0
-        try:
-            serving_options.put(
-                actor(request), name, load_on_demand=form.cleaned_data["load_on_demand"],
-                idle_unload_seconds=round(60 * minutes), engine=engine, gguf=gguf, engine_options=form.engine_options(),
-            )  # fmt: skip
+    with one_at_a_time(request):
+        form = _serving_form(models.get(name), request.POST)
+        if form.is_valid() and _serve_as(request, name, form):
             messages.success(request, f"{name} is served as you say from the next start of its engine on.")
             return redirect("model", name=name)
-        except InvalidInputError as error:
-            form.refuse(error, {f"engine_options.{one.name}": one.name for one in settings()})
     context = {**_page(request, name), "serving_form": form}
     return render(request, "models/page.html", context, status=422)
+
+
+def _serve_as(request: HttpRequest, name: str, form: ServingForm) -> bool:
+    """Stores what was typed; a refusal stands beside its field."""
+    engine, gguf = form.engine_and_gguf()
+    minutes = form.cleaned_data["idle_unload_minutes"] or 0
+    try:
+        serving_options.put(
+            actor(request), name, load_on_demand=form.cleaned_data["load_on_demand"],
+            idle_unload_seconds=round(60 * minutes), engine=engine, gguf=gguf, engine_options=form.engine_options(),
+        )  # fmt: skip
+    except InvalidInputError as error:
+        form.refuse(error, {f"engine_options.{one.name}": one.name for one in settings()})
+        return False
+    return True
 
 
 @require_POST

@@ -7,7 +7,6 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.contrib import messages
-from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import NoReverseMatch, reverse
@@ -17,6 +16,7 @@ from django.views.decorators.http import require_POST
 from controlplane.errors import InvalidInputError
 from controlplane.models import Gpu, Host, Job, PowerSchedule
 from controlplane.pages.actors import actor
+from controlplane.pages.forms.edits import one_at_a_time
 from controlplane.pages.forms.power import GuardForm, RulesForm, ScheduleForm
 from controlplane.pages.instruments import PowerButton
 from controlplane.pages.power_notes import Note, notes
@@ -158,28 +158,29 @@ def schedule_delete(request: HttpRequest, schedule_id: int) -> HttpResponse:
 @require_POST
 def rules(request: HttpRequest) -> HttpResponse:
     """Changes how many runs a profile takes, and what becomes of limits that others change."""
-    form = RulesForm(request.POST)
-    if form.is_valid():
-        with transaction.atomic():
+    with one_at_a_time(request):
+        form = RulesForm(request.POST)
+        if form.is_valid():
             for key, value in form.cleaned_data.items():
                 if settings.get(key) != value:
                     settings.put(actor(request), key, value)
-        messages.success(request, "Saved. Counts hold from the next job on, the rest within a minute.")
-        return redirect("power")
+            messages.success(request, "Saved. Counts hold from the next job on, the rest within a minute.")
+            return redirect("power")
     return _page(request, rules_form=form)
 
 
 @require_POST
 def guard(request: HttpRequest) -> HttpResponse:
     """Changes the thermal guard."""
-    form = GuardForm(request.POST)
-    if form.is_valid():
-        try:
-            thermal.configure(actor(request), form.cleaned_data)
-            messages.success(request, "Saved. The guard looks every five seconds.")
-            return redirect("power")
-        except InvalidInputError as error:
-            form.refuse(error)
+    with one_at_a_time(request):
+        form = GuardForm(request.POST)
+        if form.is_valid():
+            try:
+                thermal.configure(actor(request), form.cleaned_data)
+                messages.success(request, "Saved. The guard looks every five seconds.")
+                return redirect("power")
+            except InvalidInputError as error:
+                form.refuse(error)
     return _page(request, guard_form=form)
 
 

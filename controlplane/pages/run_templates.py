@@ -12,6 +12,7 @@ from controlplane.models import RunTemplate
 from controlplane.models.datasets import DatasetStatus
 from controlplane.pages import differences
 from controlplane.pages.actors import actor
+from controlplane.pages.forms.edits import one_at_a_time
 from controlplane.pages.forms.runs import TemplateForm, initial_of
 from controlplane.services import datasets, models, run_templates, runs
 from training.config.difference import differences as config_differences
@@ -31,14 +32,13 @@ def template_list(request: HttpRequest) -> HttpResponse:
 
 def template_page(request: HttpRequest, template_id: int) -> HttpResponse:
     """One template's name and settings; its maker or an admin changes them."""
-    row = run_templates.get(template_id)
-    if request.method == "POST":
-        form = _form(row, request.POST)
-        if form.is_valid() and _changed(request, row, form):
+    with one_at_a_time(request):
+        row = run_templates.get(template_id)
+        form = _form(row, request.POST or None)
+        if request.method == "POST" and form.is_valid() and _changed(request, row, form):
             messages.success(request, f"The template {form.cleaned_data['name']} is saved.")
             return redirect("run-templates")
-        return _page(request, row, form)
-    return _page(request, row, _form(row))
+    return _page(request, row, form)
 
 
 def _form(row: RunTemplate, data: Any = None) -> TemplateForm:

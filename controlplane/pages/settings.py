@@ -11,14 +11,19 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST
 
 from controlplane.errors import ConflictError, InvalidInputError
-from controlplane.models import ApiKey, AuditLine, Setting, User
+from controlplane.models import ApiKey, Setting, User
 from controlplane.models.access import ROLE_CHOICES, Role
 from controlplane.pages.actors import actor, person
+from controlplane.pages.forms.edits import one_at_a_time
 from controlplane.pages.forms.people import KeyForm, LimitsForm, PersonForm
-from controlplane.row_ids import row_id
+from controlplane.pages.setting_values import put_as_seen, setting_id
+from controlplane.pages.tables import shown
 from controlplane.services import access, health, models, settings, usage
+from controlplane.services.tables import audit as audit_table
+from controlplane.services.tables import keys as key_table
 
-AUDIT_LINES = 100
+MODELS_OFFERED = 200
+"""To so many models a form limits keys; the API to any."""
 
 
 def account(request: HttpRequest) -> HttpResponse:
@@ -60,7 +65,7 @@ def keys(request: HttpRequest) -> HttpResponse:
     """API keys; making one shows it once."""
     who = actor(request)
     who.require(Role.ADMIN)
-    names = [model.name for model in models.list_models()]
+    names = models.names(MODELS_OFFERED)
     form, made, plain = KeyForm(names, request.POST or None), None, ""
     if request.method == "POST" and form.is_valid():
         days = form.cleaned_data["days"]
@@ -71,30 +76,36 @@ def keys(request: HttpRequest) -> HttpResponse:
             form = KeyForm(names)
         except InvalidInputError as error:
             form.refuse(error) if error.faults else form.add_error("name", error.message)
-    context = {"form": form, "rows": ApiKey.objects.order_by("-id"), "made": made, "plain": plain}
+    table = shown(request.GET, key_table.ask(who, request.GET), "keys", placeholder="Search keys")
+    context = {"form": form, "table": table, "rows": table.page.rows, "made": made, "plain": plain}
     return render(request, "settings/keys.html", context, status=422 if form.errors else 200)
 
 
 def key_limits(request: HttpRequest, key_id: int) -> HttpResponse:
     """What a key may ask of engines, and how much it has asked lately."""
     who = actor(request)
-    key = access.get_key(who, key_id)
-    names = sorted({*(model.name for model in models.list_models()), *key.allowed_models})
+    with one_at_a_time(request):
+        key = access.get_key(who, key_id)
+        form = _limits_form(request, key)
+        if request.method == "POST" and form.is_valid():
+            try:
+                access.set_key_limits(who, key_id, form.limits())
+                messages.success(request, f"The key {key.name} has these limits from its next request on.")
+                return redirect("settings-keys")
+            except InvalidInputError as error:
+                form.refuse(error)
+    month = usage.totals(usage.Question.of_days(30, key_id=key.pk))[0]
+    return render(request, "settings/key.html", {"form": form, "key": key, "month": month},
+                  status=422 if form.errors else 200)  # fmt: skip
+
+
+def _limits_form(request: HttpRequest, key: ApiKey) -> LimitsForm:
+    names = sorted({*models.names(MODELS_OFFERED), *key.allowed_models})
     now = {
         "requests_per_minute": key.requests_per_minute or None, "tokens_per_minute": key.tokens_per_minute or None,
         "models": key.allowed_models,
     }  # fmt: skip
-    form = LimitsForm(names, request.POST or None, initial=now)
-    if request.method == "POST" and form.is_valid():
-        try:
-            access.set_key_limits(who, key_id, form.limits())
-            messages.success(request, f"The key {key.name} has these limits from its next request on.")
-            return redirect("settings-keys")
-        except InvalidInputError as error:
-            form.refuse(error)
-    month = usage.totals(usage.Question.of_days(30, key_id=key.pk))[0]
-    return render(request, "settings/key.html", {"form": form, "key": key, "month": month},
-                  status=422 if form.errors else 200)  # fmt: skip
+    return LimitsForm(names, request.POST or None, initial=now)
 
 
 @require_POST
@@ -107,11 +118,11 @@ def key_revoke(request: HttpRequest, key_id: int) -> HttpResponse:
 
 def values(request: HttpRequest) -> HttpResponse:
     """Every setting with its value; admins change them one by one."""
-    who = actor(request)
+    actor(request)
     key, typed, fault = request.POST.get("key", ""), request.POST.get("value", ""), ""
     if request.method == "POST":
         try:
-            settings.put(who, key, typed)
+            put_as_seen(request, key)
             messages.success(request, f"{key} is {typed} now.")
             return redirect("settings-values")
         except InvalidInputError as error:
@@ -127,18 +138,13 @@ def values(request: HttpRequest) -> HttpResponse:
 def _row(key: str, value: Any, is_changed: bool) -> dict[str, Any]:
     definition = settings.DEFAULTS[key]
     return {
-        "key": key, "typed": value, "fault": "", "definition": definition, "is_changed": is_changed,
-        "id": "setting-" + key.replace(".", "-"), "mode": "text" if isinstance(definition.default, str) else "decimal",
+        "key": key, "now": value, "typed": value, "fault": "", "definition": definition, "is_changed": is_changed,
+        "id": setting_id(key), "mode": "text" if isinstance(definition.default, str) else "decimal",
     }  # fmt: skip
 
 
 def audit(request: HttpRequest) -> HttpResponse:
-    """Who did what, newest first."""
-    actor(request).require(Role.ADMIN)
-    before_id = row_id(request.GET.get("before", ""))
-    lines = AuditLine.objects.all()
-    if before_id is not None:
-        lines = lines.filter(pk__lt=before_id)
-    shown = list(lines[: AUDIT_LINES + 1])
-    more = shown[AUDIT_LINES - 1].pk if len(shown) > AUDIT_LINES else None
-    return render(request, "settings/audit.html", {"lines": shown[:AUDIT_LINES], "more": more})
+    """Who did what, as the address asks for it."""
+    asked = audit_table.ask(actor(request), request.GET)
+    table = shown(request.GET, asked, "audit", placeholder="Search who, what, to what")
+    return render(request, "settings/audit.html", {"table": table, "lines": table.page.rows})

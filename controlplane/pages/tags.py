@@ -121,11 +121,11 @@ def money(value: Any) -> str:
 
 @register.filter
 def duration(seconds: Any) -> str:
-    """Seconds in words: 6 min 12 s."""
+    """Seconds in words: 6 min 12 s. Where a clock ran backwards between begin and end: 0 s."""
     number = _number(seconds)
     if number is None:
         return DASH
-    whole = round(number)
+    whole = max(0, round(number))
     hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
     if hours:
         return f"{hours} h {minutes} min"

@@ -11,6 +11,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
+from controlplane.legible import is_legible
 from controlplane.models import ApiKey, AuditLine, LanguageModel, User
 from controlplane.models.access import NO_LIMITS, SYSTEM, Actor, KeyLimits, Role
 from controlplane.recall import memory
@@ -153,7 +154,7 @@ def create_user(actor: Actor, username: str, role: str) -> tuple[User, str]:
     actor.require(Role.ADMIN)
     word = _role(role).word
     username = username.strip()
-    if not username or len(username) > 150 or not username.isprintable():
+    if not username or len(username) > 150 or not is_legible(username):
         raise InvalidInputError("A user name has 1 to 150 printable characters.")
     if username.lower().startswith("key "):
         raise InvalidInputError('A user name can\'t begin with "key ": that is how keys are called. Choose another.')

@@ -12,6 +12,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
+from controlplane.legible import is_legible
 from controlplane.live.announce import publish
 from controlplane.models import Chain, LanguageModel, Run
 from controlplane.models.access import Actor, Role
@@ -107,7 +108,7 @@ def start_model(name: str, model: str) -> str:
 
 
 def _checked_name(name: str) -> str:
-    if len(name) > MAX_NAME or not name.isprintable():
+    if len(name) > MAX_NAME or not is_legible(name):
         message = f"A chain's name has 1 to {MAX_NAME} printable characters."
         raise InvalidInputError(message, (FieldFault("config.model.chain", message),))
     return name
@@ -197,8 +198,8 @@ def check_launch(run: Run) -> None:
         return
     if _has_begun(run) and run.model_id != run.chain.start.pk:
         raise ConflictError(
-            f"Run {run} began at {run.model.name}, but the chain {run.chain.name} stands at {run.chain.start.name} by "
-            "now: its checkpoint would undo that. Start a new run of the chain."
+            f"Run {run} began at {run.start_model.name}, but the chain {run.chain.name} stands at "
+            f"{run.chain.start.name} by now: its checkpoint would undo that. Start a new run of the chain."
         )
     _check_lock(run.chain, run.config)
 

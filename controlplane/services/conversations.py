@@ -12,7 +12,8 @@ from django.db.models import Count, Q, QuerySet
 from django.utils import timezone
 
 from controlplane.errors import FieldFault, InvalidInputError, NotFoundError
-from controlplane.models import Conversation
+from controlplane.legible import is_legible, made_legible
+from controlplane.models import Conversation, Turn
 from controlplane.models.access import Actor, Role
 from controlplane.models.conversations import Speaker
 from controlplane.services import pruning, settings
@@ -44,6 +45,15 @@ def list_own(actor: Actor, search: str = "", limit: int = 100) -> list[Conversat
         rows = rows.filter(title__icontains=search.strip())
     counted = rows.annotate(questions=Count("turns", filter=Q(turns__role=Speaker.USER)))
     return list(counted[: max(1, min(limit, MOST_LISTED))])
+
+
+def with_questions(rows: list[Conversation]) -> list[Conversation]:
+    """The same conversations, each with `questions`, their number: one look at the turns for all of them."""
+    asked = Turn.objects.filter(conversation__in=[row.pk for row in rows], role=Speaker.USER)
+    counted = dict(asked.order_by().values_list("conversation").annotate(Count("pk")))
+    for row in rows:
+        row.questions = counted.get(row.pk, 0)  # type: ignore[attr-defined] # as `list_own` annotates it
+    return rows
 
 
 def facts(conversation: Conversation) -> dict[str, Any]:
@@ -95,7 +105,7 @@ def change(
 def check_title(title: str) -> str:
     """The title in one line. Raises InvalidInputError for one that is too long."""
     tidy = " ".join(title.split())
-    if len(tidy) > LONGEST_TITLE or not tidy.isprintable():
+    if len(tidy) > LONGEST_TITLE or not is_legible(tidy):
         raise _title_fault()
     return tidy
 
@@ -119,8 +129,7 @@ def _checked(given: dict[str, Any]) -> dict[str, Any]:
 
 def title_of(question: str) -> str:
     """What a conversation is called after its first question."""
-    line = "".join(letter if letter.isprintable() else " " for letter in question[: 4 * TITLE_OF_QUESTION])
-    tidy = " ".join(line.split())
+    tidy = " ".join(made_legible(question[: 4 * TITLE_OF_QUESTION]).split())
     return tidy if len(tidy) <= TITLE_OF_QUESTION else f"{tidy[: TITLE_OF_QUESTION - 1].rstrip()}…"
 
 

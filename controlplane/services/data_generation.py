@@ -10,10 +10,11 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.db import transaction
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
+from controlplane.legible import is_legible
 from controlplane.models import DataGeneration, Dataset, GeneratedExample, Job, LanguageModel
 from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import DatasetStatus
@@ -126,7 +127,7 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
         if not low <= options[name] <= high:  # NaN fails too
             raise _refused(f"config.{name}", f"{name} must lie between {low:,} and {high:,}.")
     domain = options["domain"].strip()
-    if len(domain) > LONGEST_DOMAIN or not domain.isprintable():
+    if len(domain) > LONGEST_DOMAIN or not is_legible(domain):
         raise _refused("config.domain", f"domain has at most {LONGEST_DOMAIN} printable characters, in one line.")
     return {name: options[name] for name in DEFAULTS} | {"domain": domain}
 
@@ -195,9 +196,14 @@ def of_job(job_id: int) -> DataGeneration:
     return row
 
 
+def rows() -> "QuerySet[DataGeneration]":
+    """All generations, newest first, with what their facts tell of other tables."""
+    return DataGeneration.objects.select_related(*_WITH)
+
+
 def list_generations(limit: int = 50) -> list[DataGeneration]:
     """Generations, newest first."""
-    return list(DataGeneration.objects.select_related(*_WITH)[: max(1, min(limit, 500))])
+    return list(rows()[: max(1, min(limit, 500))])
 
 
 def counts(*rows: DataGeneration) -> dict[int, dict[str, int]]:

@@ -15,6 +15,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Max
 
 from controlplane.errors import ConflictError, InvalidInputError, TooLargeError
+from controlplane.legible import is_legible
 from controlplane.models import Dataset
 from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import Level
@@ -49,7 +50,7 @@ class ReceivedFile(Protocol):
 def check_name(name: str) -> str:
     """The name, trimmed. Raises InvalidInputError unless it has 1 to 200 printable characters."""
     name = name.strip()
-    if not 1 <= len(name) <= 200 or not name.isprintable():
+    if not 1 <= len(name) <= 200 or not is_legible(name):
         raise InvalidInputError("A dataset's name has 1 to 200 printable characters.")
     return name
 
@@ -64,7 +65,7 @@ def check_eval_fraction(fraction: float) -> float:
 def check_filename(filename: str) -> str:
     """The last part of a name as a browser sends it. Raises InvalidInputError for a name or suffix we don't take."""
     name = filename.replace("\\", "/").rpartition("/")[2].strip()
-    if not name or len(name) > 255 or not name.isprintable():
+    if not name or len(name) > 255 or not is_legible(name):
         raise InvalidInputError("A file name has 1 to 255 printable characters.")
     if Path(name).suffix.lower() not in SUFFIXES:
         raise InvalidInputError(

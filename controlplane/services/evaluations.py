@@ -10,8 +10,10 @@ from typing import Any
 
 from django.conf import settings as django_settings
 from django.db import transaction
+from django.db.models import QuerySet
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
+from controlplane.legible import is_legible
 from controlplane.models import Checkpoint, Dataset, Evaluation, Job, LanguageModel, Run
 from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import DatasetStatus
@@ -101,7 +103,7 @@ def queue_checkpoint(
     check_model(actor, run_facts.model_name(run))
     checkpoint = checkpoints.get(run, step)
     data = run.config["data"]
-    held = datasets.get(data["eval_dataset"]) if data["eval_dataset"] else run.dataset
+    held = datasets.get(data["eval_dataset"]) if data["eval_dataset"] else run.training_set
     choice = RowChoice.ALL if data["eval_dataset"] else RowChoice.HELD_OUT
     asked = _Rows.of(held, choice, data["eval_fraction"], max_samples)
     subject = {
@@ -198,7 +200,7 @@ def _create(
 
 def _check(name: str, metrics: Sequence[str], max_tokens: int, pattern: str) -> list[str]:
     """The metrics, each once. Raises InvalidInputError."""
-    if len(name.strip()) > 200 or not name.strip().isprintable():
+    if len(name.strip()) > 200 or not is_legible(name.strip()):
         raise _refused("name", "An evaluation's name has at most 200 printable characters.")
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
@@ -247,14 +249,19 @@ def of_job(job_id: int) -> Evaluation:
     return row
 
 
+def rows() -> "QuerySet[Evaluation]":
+    """All evaluations, newest first, with what their facts tell of other tables."""
+    return Evaluation.objects.select_related("job", "dataset", *TRAINED_BY)
+
+
 def list_evaluations(
     limit: int = 50, *, dataset: Dataset | None = None, model: LanguageModel | None = None
 ) -> list[Evaluation]:
     """Evaluations, newest first; those of one dataset or one model where named."""
-    rows = Evaluation.objects.select_related("job", "dataset", *TRAINED_BY)
-    rows = rows.filter(dataset=dataset) if dataset is not None else rows
-    rows = rows.filter(model=model) if model is not None else rows
-    return list(rows[: max(1, min(limit, 500))])
+    found = rows()
+    found = found.filter(dataset=dataset) if dataset is not None else found
+    found = found.filter(model=model) if model is not None else found
+    return list(found[: max(1, min(limit, 500))])
 
 
 def of_run(run: Run) -> dict[int, Evaluation]:
@@ -331,14 +338,14 @@ def _trainings(row: Evaluation) -> Iterator[Run]:
     while run is not None and run.pk not in known:
         known.add(run.pk)
         yield run
-        run = run.model.run
+        run = run.model.run if run.model is not None else None
 
 
 def _seen(row: Evaluation, run: Run) -> str:
     """What a run has seen of the rows that are asked: the first in the order of the seed, whatever the choice."""
     if row.dataset_id != run.dataset_id:
         return ""
-    data, whole = run.config["data"], run.dataset.examples or 0
+    data, whole = run.config["data"], run.training_set.examples or 0
     held = 0 if data["eval_dataset"] else held_out(whole, data["eval_fraction"])
     asked = row.take or whole
     if held and run.config["hyperparams"]["seed"] == row.seed and asked <= held:

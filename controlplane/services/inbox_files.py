@@ -24,6 +24,7 @@ from typing import Any
 from django.conf import settings as django_settings
 
 from controlplane.errors import InvalidInputError
+from controlplane.legible import is_legible
 from controlplane.models.jobs import Priority
 from controlplane.services.dataset_intake import SUFFIXES
 from monitoring.files import sync_folder, write_bytes
@@ -116,7 +117,7 @@ def _refusal(name: str, mode: int) -> str:
         return "It is a symbolic link: links aren't followed. Move or copy the file itself into the inbox."
     if not stat.S_ISREG(mode):
         return "It is no file but a pipe, a socket or a device. Put a file into the inbox."
-    if not name.isprintable() or len(os.fsencode(name)) > MAX_NAME_BYTES:
+    if not is_legible(name) or len(os.fsencode(name)) > MAX_NAME_BYTES:
         return "Its name has characters that can't be shown, or is too long. Give it another name."
     return ""
 

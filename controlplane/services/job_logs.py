@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from controlplane.errors import InvalidInputError, NotFoundError, UnavailableError
 from controlplane.fleet.protocol import AgentRefusedError, Carrier, HostUnreachableError, LogBytes
 from controlplane.fleet.registry import carrier
+from controlplane.legible import is_legible
 from controlplane.models import Attempt, Job
 from controlplane.models.jobs import Kind
 from controlplane.moments import iso
@@ -17,7 +18,7 @@ from monitoring.log_text import LEVELS, MAX_LINES
 
 LONGEST_SEARCH = 200
 PAGE_LINES = 500
-WITHOUT_PROCESS = frozenset({Kind.GENERATE, Kind.BACKUP, Kind.CLEAN})
+WITHOUT_PROCESS = frozenset({Kind.GENERATE, Kind.EXTERNAL, Kind.IMPORT, Kind.BACKUP, Kind.CLEAN})
 """Kinds that the web process does itself: what it says of them stands in its own log."""
 
 Answer = TypeVar("Answer")
@@ -42,7 +43,7 @@ class Question:
             raise InvalidInputError(f"lines must lie between 1 and {MAX_LINES}.")
         if self.level and self.level not in LEVELS:
             raise InvalidInputError(f"There is no level {self.level[:50]!r}: choose {', '.join(LEVELS)}.")
-        if len(self.search) > LONGEST_SEARCH or not self.search.replace("\t", " ").isprintable():
+        if len(self.search) > LONGEST_SEARCH or not is_legible(self.search.replace("\t", " ")):
             raise InvalidInputError(f"A search has up to {LONGEST_SEARCH} printable characters.")
         return self
 

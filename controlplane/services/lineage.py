@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from controlplane.errors import InvalidInputError
+from controlplane.legible import is_legible
 from controlplane.models import Dataset
 from controlplane.models.datasets import DatasetStatus
 from controlplane.row_ids import row_id
@@ -31,7 +32,7 @@ class Lineage:
         """The same, trimmed. Raises InvalidInputError for names that can't be and parents that aren't there."""
         generator, version = self.generator.strip(), self.version.strip()
         for text, what in ((generator, "generator"), (version, "generator_version")):
-            if len(text) > LONGEST_NAME or not text.isprintable():
+            if len(text) > LONGEST_NAME or not is_legible(text):
                 raise InvalidInputError(f"{what} has at most {LONGEST_NAME} printable characters.")
         if version and not generator:
             raise InvalidInputError("generator_version needs a generator. Name what made the file, or leave both out.")

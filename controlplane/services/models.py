@@ -16,6 +16,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, UnknownModelError
+from controlplane.legible import is_legible
 from controlplane.live.announce import publish
 from controlplane.models import Chain, Checkpoint, Deployment, Job, LanguageModel, Run, Split
 from controlplane.models.access import Actor, Role
@@ -53,19 +54,24 @@ def _rows() -> "QuerySet[Any, Any]":
     return LanguageModel.objects.select_related("base", "job").annotate(serves=Exists(active))
 
 
-def _listed() -> "QuerySet[Any, Any]":
+def listed() -> "QuerySet[Any, Any]":
     """What a run is still making is a name that is kept for it, and no model yet."""
     return _rows().exclude(source="run", state=ModelState.FETCHING)
 
 
 def count() -> int:
     """How many models there are, in whatever state."""
-    return _listed().count()
+    return listed().count()
 
 
 def list_models() -> list[LanguageModel]:
     """All models in whatever state, the active one first, then the newest."""
-    return list(_listed().order_by("-serves", "-created_at", "name"))
+    return list(listed().order_by("-serves", "-created_at", "name"))
+
+
+def names(most: int) -> list[str]:
+    """The names of the first models of the same list."""
+    return list(listed().order_by("-serves", "-created_at", "name").values_list("name", flat=True)[:most])
 
 
 def find(words: Sequence[str], most: int) -> list[LanguageModel]:
@@ -73,7 +79,7 @@ def find(words: Sequence[str], most: int) -> list[LanguageModel]:
     wanted = Q()
     for word in words:
         wanted &= Q(name__icontains=word)
-    return list(_listed().filter(wanted).order_by("-serves", "-created_at", "name")[:most])
+    return list(listed().filter(wanted).order_by("-serves", "-created_at", "name")[:most])
 
 
 def list_ready() -> list[LanguageModel]:
@@ -214,7 +220,7 @@ def _checked_path(path: str) -> str:
 
 def _checked_tags(tags: Sequence[str]) -> list[str]:
     cleaned = [tag.strip() for tag in tags]
-    if len(cleaned) > 20 or any(not 1 <= len(tag) <= 50 or not tag.isprintable() for tag in cleaned):
+    if len(cleaned) > 20 or any(not 1 <= len(tag) <= 50 or not is_legible(tag) for tag in cleaned):
         raise InvalidInputError(
             "A model has up to 20 tags of 1 to 50 printable characters.", (FieldFault("tags", "up to 20"),)
         )

@@ -10,6 +10,7 @@ from typing import Any
 from django.db import transaction
 
 from controlplane.errors import ConflictError, InvalidInputError
+from controlplane.legible import is_legible
 from controlplane.live.announce import publish
 from controlplane.models import Job, Run
 from controlplane.models.access import SYSTEM, Actor, Role
@@ -74,7 +75,7 @@ def pause(actor: Actor, reason: str = "") -> dict[str, Any]:
     """Lets no further training run start; those that run go on. An admin's."""
     actor.require(Role.ADMIN)
     reason = reason.strip() or f"{actor.name} has paused it"
-    if len(reason) > MAX_REASON or not reason.isprintable():
+    if len(reason) > MAX_REASON or not is_legible(reason):
         raise InvalidInputError(f"The reason of a pause has at most {MAX_REASON} printable characters.")
     with transaction.atomic():
         settings.put(actor, BECAUSE, reason)
@@ -122,9 +123,11 @@ def _moved(job: Job, **_more: Any) -> None:
 
 
 def ends(waiting: list[Job]) -> dict[int, tuple[bool, bool]]:
-    """Whether each job of the queue is the first and the last of its priority, by its id."""
+    """Whether each job of the queue, or of its head, is the first and the last of its priority, by its id."""
     found: dict[int, tuple[bool, bool]] = {}
     for level in Priority.values:
         group = [job.pk for job in waiting if job.priority == level]
-        found |= {pk: (pk == group[0], pk == group[-1]) for pk in group}
+        if group:
+            last = Job.objects.filter(status=Status.PENDING, priority=level).order_by("-position", "-id").first()
+            found |= {pk: (pk == group[0], last is not None and pk == last.pk) for pk in group}
     return found

@@ -11,6 +11,7 @@ from django.db import transaction
 from django.db.models import F
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError
+from controlplane.legible import is_legible
 from controlplane.models import AuditLine, Job, Run, RunTag
 from controlplane.models.access import Actor
 from controlplane.services import jobs, run_facts, runs
@@ -145,7 +146,7 @@ def checked_tags(tags: str | Iterable[str]) -> list[str]:
 
 
 def _is_short(text: str, longest: int) -> bool:
-    return len(text) <= longest and text.isprintable()
+    return len(text) <= longest and is_legible(text)
 
 
 def _refused(path: str, message: str) -> InvalidInputError:

@@ -4,25 +4,23 @@ Besides the fixed ones there is a column for each setting, by its path (`hyperpa
 value of each metric (`last.eval_loss`), whatever a run may report.
 """
 
-import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from datetime import timedelta
+from typing import Any
 
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import DurationField, Expression, ExpressionWrapper, F, FloatField, Func, TextField
+from django.db.models import F
 from django.db.models.functions import Lower
-from django.db.models.sql.compiler import SQLCompiler
 
+from controlplane.legible import is_legible
 from controlplane.models import Run
 from controlplane.services import run_facts
+from controlplane.services.tables.columns import Column, Kind
+from controlplane.services.tables.json_values import JsonNumber, JsonText, is_reachable
+from controlplane.services.tables.spans import SecondsBetween
 from training.config.difference import OF_THE_RUN
 from training.config.fields import FieldInfo, by_path
 
-Kind = Literal["run", "state", "progress", "number", "text", "setting", "tags", "moment", "duration"]
-Order = Expression | F
 LAST = "last."
 LONGEST_KEY = 200
 DEFAULT = ("state", "progress", "last.loss", "last.eval_loss", "tags", "model", "dataset", "created")
@@ -32,69 +30,10 @@ MOST_COLUMNS = 30
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column. `key` is its name in addresses; `order` what it is sorted by, None where it can't be."""
+class RunColumn(Column):
+    """A column of the table of runs. `value`: what it shows of one."""
 
-    key: str
-    title: str
-    kind: Kind
-    value: Callable[[Run], Any]
-    order: Order | None = None
-    unit: str = ""
-
-    @property
-    def is_figure(self) -> bool:
-        """Whether it is written to the right."""
-        return self.kind in ("progress", "number", "moment", "duration")
-
-
-class JsonNumber(Func):
-    """A number inside a JSON column. Whatever else stands there is NULL, NaN and the infinities (texts) included."""
-
-    output_field = FloatField()
-
-    def __init__(self, column: str, *path: str) -> None:
-        super().__init__(F(column))
-        self.path = path
-
-    def sqlite_path(self) -> str:
-        """The names as the stored JSON has them: SQLite may compare them letter by letter, escapes included."""
-        return "$" + "".join(f".{json.dumps(name)}" for name in self.path)
-
-    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **_context: Any) -> Any:
-        """By SQLite's JSON functions; its paths know no escape for a quotation mark (see `can_be_ordered`)."""
-        sql, params = compiler.compile(self.source_expressions[0])
-        path = self.sqlite_path()
-        whole = f"CASE WHEN JSON_TYPE({sql}, %s) IN ('integer', 'real') THEN JSON_EXTRACT({sql}, %s) END"
-        return whole, (*params, path, *params, path)
-
-    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **_context: Any) -> Any:
-        """By PostgreSQL's operators on jsonb."""
-        sql, params = compiler.compile(self.source_expressions[0])
-        path = list(self.path)
-        whole = f"CASE WHEN JSONB_TYPEOF({sql} #> %s) = 'number' THEN ({sql} #>> %s)::double precision END"
-        return whole, (*params, path, *params, path)
-
-
-class JsonText(JsonNumber):
-    """What stands inside a JSON column, as a text."""
-
-    output_field = TextField()  # type: ignore[assignment] # django-stubs: a property of the parent's
-
-    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **_context: Any) -> Any:
-        """See JsonNumber."""
-        sql, params = compiler.compile(self.source_expressions[0])
-        return f"CAST(JSON_EXTRACT({sql}, %s) AS TEXT)", (*params, self.sqlite_path())
-
-    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **_context: Any) -> Any:
-        """See JsonNumber."""
-        sql, params = compiler.compile(self.source_expressions[0])
-        return f"({sql} #>> %s)", (*params, list(self.path))
-
-
-def can_be_ordered(key: str) -> bool:
-    """Whether a data base can order by the metric of this key."""
-    return '"' not in key and "\\" not in key
+    value: Callable[[Run], Any] = lambda _run: None
 
 
 def _took(run: Run) -> timedelta | None:
@@ -102,23 +41,26 @@ def _took(run: Run) -> timedelta | None:
     return job.ended_at - job.started_at if job.started_at and job.ended_at else None
 
 
-_TOOK = ExpressionWrapper(F("job__ended_at") - F("job__started_at"), output_field=DurationField())
+def _host(run: Run) -> str:
+    return run.job.host.name if run.job.host else ""
+
+
 FIXED = (
-    Column("run", "run", "run", lambda run: run.name, Lower("name")),
-    Column("state", "state", "state", lambda run: run.job.status, F("job__status")),
-    Column("progress", "progress", "progress", run_facts.progress, F("last_step")),
-    Column("model", "model", "text", lambda run: run.model.name, F("model__name")),
-    Column("dataset", "dataset", "text", lambda run: str(run.dataset), F("dataset__name")),
-    Column("profile", "profile", "text", lambda run: run.profile, F("profile")),
-    Column("tags", "tags", "tags", run_facts.tag_names),
-    Column("group", "group", "text", lambda run: run.group, Lower("group")),
-    Column("notes", "notes", "text", lambda run: run.notes),
-    Column("started_by", "started by", "text", lambda run: run.created_by, F("created_by")),
-    Column("host", "host", "text", lambda run: run.job.host.name if run.job.host else "", F("job__host__name")),
-    Column("created", "created", "moment", lambda run: run.created_at, F("id")),
-    Column("started", "started", "moment", lambda run: run.job.started_at, F("job__started_at")),
-    Column("took", "took", "duration", _took, _TOOK),
-)  # fmt: skip
+    RunColumn("run", "run", "text", Lower("name"), is_full=True, value=lambda run: run.name),
+    RunColumn("state", "state", "state", F("job__status"), is_full=True, value=lambda run: run.job.status),
+    RunColumn("progress", "progress", "progress", F("last_step"), is_full=True, value=run_facts.progress),
+    RunColumn("model", "model", "text", F("model__name"), value=lambda run: run.model.name if run.model else ""),
+    RunColumn("dataset", "dataset", "text", F("dataset__name"), value=lambda run: str(run.dataset or "")),
+    RunColumn("profile", "profile", "text", F("profile"), is_full=True, value=lambda run: run.profile),
+    RunColumn("tags", "tags", "tags", value=run_facts.tag_names),
+    RunColumn("group", "group", "text", Lower("group"), is_full=True, value=lambda run: run.group),
+    RunColumn("notes", "notes", "text", value=lambda run: run.notes),
+    RunColumn("started_by", "started by", "text", F("created_by"), is_full=True, value=lambda run: run.created_by),
+    RunColumn("host", "host", "text", F("job__host__name"), value=_host),
+    RunColumn("created", "created", "moment", F("id"), is_full=True, value=lambda run: run.created_at),
+    RunColumn("started", "started", "moment", F("job__started_at"), value=lambda run: run.job.started_at),
+    RunColumn("took", "took", "duration", SecondsBetween("job__started_at", "job__ended_at"), value=_took),
+)
 _FIXED = {column.key: column for column in FIXED}
 COMMON_SETTINGS = (
     "hyperparams.learning_rate", "hyperparams.per_device_train_batch_size", "hyperparams.gradient_accumulation_steps",
@@ -131,22 +73,22 @@ COMMON_SETTINGS = (
 COMMON_METRICS = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second")
 
 
-def find(key: str) -> Column | None:
+def find(key: str) -> RunColumn | None:
     """The column of a key, or None."""
     if key in _FIXED:
         return _FIXED[key]
-    if key.startswith(LAST) and 0 < len(key) - len(LAST) <= LONGEST_KEY and key.isprintable():
+    if key.startswith(LAST) and 0 < len(key) - len(LAST) <= LONGEST_KEY and is_legible(key):
         return _metric(key.removeprefix(LAST))
     field = by_path().get(key)
     return None if field is None or key.startswith(OF_THE_RUN) else _setting(field)
 
 
-def _metric(name: str) -> Column:
-    order = JsonNumber("last", name) if can_be_ordered(name) else None
-    return Column(LAST + name, name, "number", lambda run: run.last.get(name), order)
+def _metric(name: str) -> RunColumn:
+    order = JsonNumber("last", name) if is_reachable(name) else None
+    return RunColumn(LAST + name, name, "number", order, value=lambda run: run.last.get(name))
 
 
-def _setting(field: FieldInfo) -> Column:
+def _setting(field: FieldInfo) -> RunColumn:
     path = ("config", field.section, field.name)
     is_number = field.kind in ("integer", "number")
     order = JsonNumber(*path) if is_number else JsonText(*path)
@@ -154,42 +96,5 @@ def _setting(field: FieldInfo) -> Column:
     def value(run: Run) -> Any:
         return run.config.get(field.section, {}).get(field.name, field.default)
 
-    return Column(field.path, field.inner_title, "number" if is_number else "setting", value, order, field.unit)
-
-
-def to_cursor(value: Any) -> Any:
-    """A value that rows are ordered by, as JSON can hold it."""
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return round(value.total_seconds() * 1_000_000) if isinstance(value, timedelta) else value
-
-
-def from_cursor(column: Column, value: Any) -> Any:
-    """The same value again. Raises ValueError for what can't be one of this column."""
-    if value is None:
-        return None
-    if column.kind == "moment" and column.key != "created":
-        if not isinstance(value, str):
-            raise ValueError("no moment")
-        return _moment(value)
-    if column.kind in ("run", "state", "text", "setting"):
-        if not isinstance(value, str) or "\0" in value:
-            raise ValueError("no text")
-        value.encode()  # half a character is no text either
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError("no number")
-    is_whole = column.kind in ("progress", "moment", "duration")  # the others are floats to the data base
-    if abs(value) >= 2**62 and (is_whole or isinstance(value, int)):
-        raise ValueError("no number")
-    return timedelta(microseconds=value) if column.kind == "duration" else value
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("no time zone")
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("no moment") from None
+    kind: Kind = "number" if is_number else "setting"
+    return RunColumn(field.path, field.inner_title, kind, order, field.unit, value=value)

@@ -10,6 +10,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
+from controlplane.legible import is_legible
 from controlplane.live.announce import publish
 from controlplane.models import Run, RunSweep, RunTrial
 from controlplane.models.access import Actor, Role
@@ -84,7 +85,7 @@ def _check_words(
     name: str, method: str, metric: str, *, max_trials: int | None, max_parallel: int, seed: int
 ) -> None:  # fmt: skip
     name = name.strip()
-    if not 1 <= len(name) <= 150 or not name.isprintable():
+    if not 1 <= len(name) <= 150 or not is_legible(name):
         raise _refused("name", "A sweep needs a name of 1 to 150 printable characters.")
     if method not in SweepMethod.values:
         raise _refused("method", f"There is no method {method!r}: choose {', '.join(SweepMethod.values)}.")

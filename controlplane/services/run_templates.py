@@ -12,6 +12,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
+from controlplane.legible import is_legible
 from controlplane.models import Dataset, LanguageModel, Run, RunTemplate
 from controlplane.models.access import Actor, Role
 from controlplane.row_ids import row_id
@@ -133,7 +134,7 @@ def save_run(actor: Actor, run: Run, *, name: str, description: str = "") -> Run
 
 def start_of(run: Run) -> str:
     """The model that a run like this one names; none where its chain knows what the next one starts from."""
-    return "" if run.chain else run.model.name
+    return "" if run.chain else run.start_model.name
 
 
 def settings_of(run: Run) -> dict[str, dict[str, Any]]:
@@ -141,7 +142,7 @@ def settings_of(run: Run) -> dict[str, dict[str, Any]]:
     choice and stays open.
     """
     config = chosen(run.config)
-    if run.config.get("data", {}).get("eval_fraction") == run.dataset.eval_fraction:
+    if run.config.get("data", {}).get("eval_fraction") == run.training_set.eval_fraction:
         config.get("data", {}).pop("eval_fraction", None)
     for section, name in LEFT_OUT:
         config.get(section, {}).pop(name, None)
@@ -218,7 +219,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
 
 def _checked_name(name: str) -> str:
     name = name.strip()
-    if not 1 <= len(name) <= MAX_NAME or not name.isprintable():
+    if not 1 <= len(name) <= MAX_NAME or not is_legible(name):
         raise InvalidInputError(
             f"A run template needs a name of 1 to {MAX_NAME} printable characters.",
             (FieldFault("name", f"1 to {MAX_NAME} printable characters"),),

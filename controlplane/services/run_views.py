@@ -8,6 +8,7 @@ from django.db.models import Q
 from django.http import QueryDict
 
 from controlplane.errors import ConflictError, FieldFault, ForbiddenError, InvalidInputError, NotFoundError
+from controlplane.legible import is_legible
 from controlplane.models import RunView
 from controlplane.models.access import Actor, Role
 from controlplane.services import run_table
@@ -35,7 +36,7 @@ def save(actor: Actor, name: str, query: str) -> RunView:
     """Saves what an address asks for; one's own view of that name is replaced. Raises InvalidInputError."""
     actor.require(Role.USE)
     name = name.strip()
-    if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
+    if not 1 <= len(name) <= LONGEST_NAME or not is_legible(name):
         raise _refused("name", f"A view needs a name of 1 to {LONGEST_NAME} printable characters.")
     kept = run_table.view_of(QueryDict(query.removeprefix("?"))) if len(query) <= LONGEST_QUERY else query
     if len(kept) > LONGEST_QUERY:  # signs of other scripts are longer once they are encoded

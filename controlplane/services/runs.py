@@ -8,7 +8,8 @@ from django.conf import settings
 from django.db import transaction
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError, NotFoundError
-from controlplane.models import Dataset, Job, LanguageModel, Run
+from controlplane.legible import is_legible
+from controlplane.models import Dataset, Host, Job, LanguageModel, Run
 from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.jobs import Desired, Kind, Status
@@ -45,7 +46,7 @@ def create(
     actor.require(Role.USE)
     source = get(based_on) if based_on is not None else None
     name = name.strip()
-    if not 1 <= len(name) <= 200 or not name.isprintable():
+    if not 1 <= len(name) <= 200 or not is_legible(name):
         raise InvalidInputError("A run needs a name of 1 to 200 printable characters.", (_fault("name", "1 to 200"),))
     level = jobs.parse_priority(priority)
     data = _ready_dataset(dataset)
@@ -147,12 +148,27 @@ def _refuse_contradictions(whole: dict[str, Any], data: Dataset, model: Language
     if whole["monitoring"]["evaluate_checkpoints"] and not held:
         message = "evaluate_checkpoints needs rows that are held out: raise data.eval_fraction or name an eval_dataset."
         raise InvalidInputError(message, (_fault("config.monitoring.evaluate_checkpoints", message),))
-    if whole["environment"]["num_nodes"] != 1:
-        message = "A run trains on one host: leave environment.num_nodes at 1."
-        raise InvalidInputError(message, (_fault("config.environment.num_nodes", message),))
+    _check_environment(whole)
     taken = whole["output"]["register_as"]
     if taken:
         _check_name(taken)
+
+
+def _check_environment(whole: dict[str, Any]) -> None:
+    """Whether there can be such hosts at all; whether one has room now, placement says."""
+    asked, hosts_wanted = whole["environment"], whole["environment"]["num_nodes"]
+    if hosts_wanted > 1 and asked["distributed"] == "none":
+        message = "A run on several hosts (environment.num_nodes) needs environment.distributed ddp or fsdp."
+        raise InvalidInputError(message, (_fault("config.environment.distributed", message),))
+    if hosts_wanted > 1 and asked["host"]:
+        message = "A run on several hosts can't name one: leave environment.host empty, or ask for a label."
+        raise InvalidInputError(message, (_fault("config.environment.host", message),))
+    if hosts_wanted > 1 and whole["hyperparams"]["early_stopping_patience"]:
+        message = "A run on several hosts can't go back to its best checkpoint: leave early_stopping_patience at 0."
+        raise InvalidInputError(message, (_fault("config.hyperparams.early_stopping_patience", message),))
+    if asked["host"] and not Host.objects.filter(name=asked["host"]).exists():
+        message = f"There is no host {asked['host']!r}: see the page Hosts."
+        raise InvalidInputError(message, (_fault("config.environment.host", message),))
 
 
 def _check_name(name: str) -> None:

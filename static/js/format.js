@@ -42,7 +42,7 @@ export function gib(value) {
 export function duration(seconds) {
   const found = number(seconds);
   if (found === null) return DASH;
-  const whole = Math.round(found);
+  const whole = Math.max(0, Math.round(found)); // a clock may have run backwards between begin and end
   const hours = Math.floor(whole / 3600), minutes = Math.floor((whole % 3600) / 60), rest = whole % 60;
   if (hours) return `${hours} h ${minutes} min`;
   return minutes ? `${minutes} min ${rest} s` : `${rest} s`;

@@ -45,7 +45,8 @@ class Page(HTMLParser):
         self.elements.append(element)
         if tag not in VOID:
             self._open.append(element)
-        if tag == "style" or (tag == "script" and not attributes.get("src")):
+        is_data = attributes.get("type") == "application/json"  # nothing of it runs
+        if tag == "style" or (tag == "script" and not attributes.get("src") and not is_data):
             self.refused.append(f"<{tag}>")
         for name, value in attributes.items():
             if name == "style" or name.startswith(("on", "hx-on")) or (value or "").startswith("javascript:"):
@@ -91,6 +92,28 @@ class Page(HTMLParser):
     def button(self, text: str) -> Element | None:
         """The first button with that text, or None."""
         return next((item for item in self.elements if item.tag == "button" and item.text.strip() == text), None)
+
+
+def filled(page: Page, action: str) -> dict[str, list[str]]:
+    """What the page's form with this `action` sends when nothing is touched. Forms don't nest: one ends at the next."""
+    begin = next(
+        place for place, item in enumerate(page.elements) if item.tag == "form" and item.get("action") == action
+    )
+    sent: dict[str, list[str]] = {}
+    name = ""
+    for item in page.elements[begin + 1 :]:
+        is_box = item.get("type") in ("checkbox", "radio")
+        if item.tag == "form":
+            break
+        if item.tag == "select":
+            name = item.get("name")
+        elif item.tag == "option" and "selected" in item.attributes:
+            sent.setdefault(name, []).append(item.get("value"))
+        elif item.tag == "textarea":
+            sent.setdefault(item.get("name"), []).append(item.text.removeprefix("\n"))
+        elif item.tag == "input" and item.get("name") and (not is_box or "checked" in item.attributes):
+            sent.setdefault(item.get("name"), []).append(item.get("value") or ("on" if is_box else ""))
+    return sent
 
 
 class Answer(Protocol):

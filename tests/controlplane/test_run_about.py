@@ -51,7 +51,7 @@ def test_what_stays_the_same_is_no_change() -> None:
     ("changes", "path"),
     [
         ({"name": ""}, "name"), ({"name": "x" * 10_000}, "name"), ({"name": "a\nb"}, "name"),
-        ({"group": "x" * 101}, "group"), ({"notes": "x" * 20_001}, "notes"), ({"tags": ["x" * 51]}, "tags"),
+        ({"name": "a\u202eb"}, "name"), ({"group": "x" * 101}, "group"), ({"notes": "x" * 20_001}, "notes"), ({"tags": ["x" * 51]}, "tags"),
         ({"tags": ["a,b"]}, "tags"), ({"tags": [str(number) for number in range(21)]}, "tags"),
         ({"group": "fine", "tags": ["a\0"]}, "tags"),
     ],
@@ -64,7 +64,7 @@ def test_words_that_cannot_be_are_refused_with_their_field(changes: dict[str, An
     assert run_about.about(Run.objects.get(pk=run.pk)) == run_about.about(run)
 
 
-@pytest.mark.parametrize("name", ["שלום עולם", "🌊 tide", HOSTILE, "a/b.c"])
+@pytest.mark.parametrize("name", ["שלום עולם", "🌊 tide", "👨\u200d👩\u200d👧 at sea", HOSTILE, "a/b.c"])
 def test_any_writing_is_a_name(name: str) -> None:
     assert run_about.change(MARA, mine().pk, {"name": name, "tags": [name[:40]]}).name == name
 

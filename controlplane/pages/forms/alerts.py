@@ -5,7 +5,7 @@ from typing import Any
 from django import forms
 
 from controlplane.models.alerts import Severity
-from controlplane.pages.forms.base import PageForm
+from controlplane.pages.forms.edits import EditForm
 from controlplane.services import alert_rules
 from controlplane.services.alert_routes import RouteWish
 
@@ -16,7 +16,7 @@ SEVERITY_WORDS = {
 }
 
 
-class RouteForm(PageForm):
+class RouteForm(EditForm):
     """Where alerts go. With `is_new` false an empty address leaves the stored one as it is."""
 
     name = forms.CharField(

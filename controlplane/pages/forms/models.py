@@ -9,6 +9,7 @@ from django.forms import BoundField
 from controlplane.models.access import Role
 from controlplane.models.language_models import EngineName
 from controlplane.pages.forms.base import PageForm, dress
+from controlplane.pages.forms.edits import EditForm
 from controlplane.pages.forms.runs import SettingField, shown
 from controlplane.services.models import STARTER
 from inference.settings import Setting, settings
@@ -66,7 +67,7 @@ class ModelForm(PageForm):
 ENGINE_WORDS = {EngineName.TRANSFORMERS: "transformers", EngineName.LLAMA_CPP: "llama.cpp", EngineName.VLLM: "vLLM"}
 
 
-class ServingForm(PageForm):
+class ServingForm(EditForm):
     """What serves a model with which settings, and when its engine is loaded and unloaded by itself. `kinds`: its
     exports that are there; `options`: the settings that were chosen before.
 

@@ -9,6 +9,7 @@ from django.contrib.auth.forms import AuthenticationForm, SetPasswordForm
 from controlplane.models import User
 from controlplane.models.access import ROLE_CHOICES, KeyLimits
 from controlplane.pages.forms.base import PageForm, dress
+from controlplane.pages.forms.edits import EditForm
 from controlplane.services.access import MOST_A_MINUTE
 
 ROLE_WORDS = {
@@ -88,7 +89,7 @@ class RoleForm(PageForm):
     role = forms.ChoiceField(choices=ROLE_CHOICES)
 
 
-class LimitsForm(PageForm):
+class LimitsForm(EditForm):
     """What a key may ask of engines."""
 
     requests_per_minute = forms.IntegerField(

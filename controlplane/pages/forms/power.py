@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 
 from controlplane.pages.forms.base import PageForm, dress
+from controlplane.pages.forms.edits import EditForm
 from controlplane.services import power_profiles, schedules, settings
 
 PROFILE_CHOICES = [(name, name) for name in power_profiles.PROFILES]
@@ -54,7 +55,7 @@ class ScheduleForm(PageForm):
         return {**cleaned, "host": host or None, "gpu": int(index) if index else None}
 
 
-class GuardForm(PageForm):
+class GuardForm(EditForm):
     """The thermal guard's settings."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -68,7 +69,7 @@ class GuardForm(PageForm):
             dress(field.widget)
 
 
-class RulesForm(PageForm):
+class RulesForm(EditForm):
     """How many runs each profile takes, and what happens to limits that others change."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -14,6 +14,7 @@ from django.forms import BoundField
 
 from controlplane.models import Dataset, LanguageModel
 from controlplane.pages.forms.base import PageForm, dress
+from controlplane.pages.forms.edits import EditForm
 from controlplane.pages.numbers import short
 from training.config.fields import FieldInfo, sections
 from training.config.fields import fields as config_fields
@@ -287,7 +288,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-class TemplateForm(RunForm):
+class TemplateForm(EditForm, RunForm):
     """A template's name and settings; dataset and model may be left open."""
 
     needs_start = False
