@@ -21,13 +21,15 @@ from controlplane.errors import ConflictError, PilothouseError
 from controlplane.fleet.local import ensure_agent
 from controlplane.fleet.protocol import AgentRefusedError, AttemptNews, Cursor, HostUnreachableError, PollAnswer, Wish
 from controlplane.fleet.registry import carrier, local
+from controlplane.fleet_watch import FleetWatch
+from controlplane.host_loss import LossWatch
 from controlplane.kept_connections import give_back, keep_sound, let_go
 from controlplane.kinds.registry import kind_of
 from controlplane.launches import Launches
 from controlplane.models import Attempt, Deployment, Host, Job
 from controlplane.models.jobs import Desired, Status
 from controlplane.placement import Place
-from controlplane.services import bell, energy, engine_watch, hosts, ingest, jobs, telemetry
+from controlplane.services import bell, energy, engine_watch, hosts, ingest, jobs, staging, telemetry
 from controlplane.stuck import StuckWatch
 
 log = logging.getLogger(__name__)
@@ -60,11 +62,13 @@ class Dispatcher:
         self._polled: set[int] = set()
         self._checking: set[int] = set()
         self._stuck = StuckWatch()
+        self._loss = LossWatch()
         self._launches = Launches(launch)
 
     def start(self) -> None:
         """Starts deciding; pollers start as hosts become known."""
         self._spawn("dispatcher", self._decide)
+        self._spawn("fleet", lambda: FleetWatch().run(self.stopping))
         self._spawn("statistics", self._read_statistics)
         for duty in DUTIES:
             self._spawn(duty.name, lambda duty=duty: duty.run(self.stopping))  # type: ignore[misc] # bound now
@@ -101,6 +105,7 @@ class Dispatcher:
         if Attempt.objects.filter(ended_at=None).exists():
             carry_out_wishes()
             self._stuck.look()
+        self._loss.look()
         self._watch_deployments()
 
     def _meet_hosts(self) -> None:
@@ -224,8 +229,13 @@ def launch(attempt: Attempt) -> None:
     if job.status != Status.RUNNING or job.attempt_count != attempt.number:
         ingest.drop(attempt)  # cancelled between the claim and now
         return
+    if staging.is_called_off(job):
+        ingest.call_off(attempt)
+        return
     try:
-        spec = kind.spec(job, attempt)
+        spec = staging.staged(attempt, kind.spec(job, attempt), carrier(attempt.host))
+        if spec is None:
+            return  # its files are on their way
         carrier(attempt.host).launch(spec.to_json(), kind.secrets(job, attempt))
     except HostUnreachableError as error:
         log.warning("job %s: %s; it is launched when the host answers", job.pk, error)
@@ -254,6 +264,8 @@ def carry_out_wishes() -> None:
         desired = attempt.job.desired
         if attempt.wish_sent == desired or attempt.number != attempt.job.attempt_count:
             continue
+        if not attempt.host.is_online:
+            continue  # it is told when it is back
         try:
             carrier(attempt.host).signal(attempt.job_id, attempt.number, Wish(desired))
         except (HostUnreachableError, AgentRefusedError) as error:

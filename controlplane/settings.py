@@ -2,6 +2,7 @@
 
 PILOTHOUSE_HOME   where all data lies (default: var/ in the checkout)
 DATABASE_URL      PostgreSQL instead of the SQLite file in the home folder; DATABASE_CONNECTIONS: how many, at most
+RAY_ADDRESS       the head of a fleet, HOST:PORT, whose hosts then appear by themselves
 REDIS_URL         a Redis channel layer, for more than one web process
 PILOTHOUSE_ALLOWED_HOSTS, PILOTHOUSE_TRUSTED_ORIGINS   comma-separated, when served beyond loopback
 PILOTHOUSE_BEHIND_PROXY   `yes`: a proxy with TLS stands before it, and it alone reaches the port
@@ -22,6 +23,7 @@ from controlplane.databases import database
 BASE_DIR = Path(__file__).resolve().parent.parent
 ONLY_LOOKS = sys.argv[1:2] == ["doctor"]
 HOME = Path(os.environ.get("PILOTHOUSE_HOME") or BASE_DIR / "var").resolve()
+RAY_ADDRESS = os.environ.get("RAY_ADDRESS", "")
 
 
 def _prepare_home(home: Path) -> None:

@@ -50,6 +50,16 @@ class RayCarrier(AgentCalls):
             raise AgentRefusedError(**error.fault) from error
 
 
+class NoFleet(AgentCalls):
+    """A host of a fleet, for a web process that belongs to none any more."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def _ask(self, call: str, args: dict[str, Any], timeout_seconds: float = TIMEOUT_SECONDS) -> Any:
+        raise HostUnreachableError(f"{self._name} is a host of a fleet: start the web server with RAY_ADDRESS.")
+
+
 class RayBridge:
     """This process's bridge to the cluster at an address: started at the first call, and again where it has ended."""
 

@@ -9,6 +9,9 @@ from controlplane.errors import NotFoundError
 from controlplane.fleet.protocol import GpuReading, HostFacts, HostReading
 from controlplane.live.announce import publish
 from controlplane.models import Gpu, Host
+from controlplane.models.access import SYSTEM
+from controlplane.services import host_identity
+from controlplane.services.access import audit
 
 REMEMBERED_DAYS = 7
 """For how long a host whose driver is silent counts as one with GPUs: cards are taken out, too."""
@@ -32,27 +35,40 @@ def first() -> Host | None:
     return Host.objects.prefetch_related("gpus").order_by("id").first()
 
 
-def register(described: HostFacts, carrier: str = "local") -> Host:
-    """Makes or renews a host from what its agent says of itself."""
+def register(described: HostFacts, carrier: str = "local", fault: str = "") -> Host:
+    """Makes or renews a host from what its agent says of itself. `fault`: why it takes no work though it answers."""
     with transaction.atomic():
-        host, _ = Host.objects.update_or_create(
-            name=described["name"],
-            defaults={"facts": described, "carrier": carrier, "last_seen_at": timezone.now(), "fault": ""},
-        )
+        known = host_identity.known(described)
+        fields = {
+            "facts": described, "carrier": carrier, "home_id": described.get("home_id", ""),
+            "last_seen_at": timezone.now(), "fault": fault,
+        }  # fmt: skip
+        if known is not None:
+            Host.objects.filter(pk=known.pk).update(**fields)
+            return Host.objects.get(pk=known.pk)
+        host = Host.objects.create(name=host_identity.free_name(described), **fields)
+        audit(SYSTEM, "host.appear", host.name, carrier=carrier, home=described["home"])
     return host
 
 
 def record(host: Host, reading: HostReading, clock_skew_seconds: float | None = None) -> None:
-    """Stores a reading as the present state, and tells the pages. `clock_skew_seconds`: the host's clock minus ours."""
+    """Stores a reading as the present state, and tells the pages. `clock_skew_seconds`: the host's clock minus ours.
+
+    GPUs that another host has are left out, and the host takes no work until one of the two has lost them.
+    """
     now = timezone.now()
+    foreign = host_identity.foreign_gpus(host, reading)
+    if foreign:
+        reading = {**reading, "gpus": [gpu for gpu in reading["gpus"] if gpu["uuid"] not in foreign]}
+    fault = host_identity.why_two_have_them(foreign) or host_identity.refusal(host)
     with transaction.atomic():
         Host.objects.filter(pk=host.pk).update(
-            reading=reading, last_seen_at=now, fault="", clock_skew_seconds=clock_skew_seconds
+            reading=reading, last_seen_at=now, fault=fault, clock_skew_seconds=clock_skew_seconds
         )
         for gpu in reading["gpus"]:
             _record_gpu(host, gpu)
         message = {"host": host.name, "reading": reading, "online": True, "clock_skew_seconds": clock_skew_seconds}
-        publish("hosts", "telemetry", message)
+        publish("hosts", "telemetry", {**message, "fault": fault} if fault else message)
 
 
 def _record_gpu(host: Host, gpu: GpuReading) -> None:

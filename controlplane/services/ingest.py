@@ -17,7 +17,7 @@ from controlplane.kinds.registry import kind_of
 from controlplane.live.announce import publish
 from controlplane.models import Attempt, Job
 from controlplane.models.jobs import Desired, Status
-from controlplane.services import jobs
+from controlplane.services import arrivals, jobs, staging
 from monitoring import events as ev
 from monitoring.events import EXIT_PAUSED, Event, MalformedEventError, decode_event
 
@@ -118,8 +118,34 @@ def _end(news: AttemptNews) -> bool:
         job = jobs.get(attempt.job_id)
         if job.status != Status.RUNNING or job.attempt_count != attempt.number:
             return True
-        _conclude(job, attempt, news["exit"])
+        if not arrivals.awaited(attempt, kind_of(job).makes(job, attempt)):
+            _conclude(job, attempt, news["exit"])
     return True
+
+
+def conclude_arrived(attempt: Attempt) -> None:
+    """All that the attempt has made is in the library: its job is done."""
+    with transaction.atomic():
+        job = jobs.get(attempt.job_id)
+        if not arrivals.claim_end(attempt) or job.status != Status.RUNNING or job.attempt_count != attempt.number:
+            return
+        if job.desired == Desired.CANCEL:
+            _conclude_cancelled(job)
+        else:
+            _conclude(job, attempt, attempt.exit)
+
+
+def conclude_missing(attempt: Attempt, error: dict[str, str]) -> None:
+    """What the attempt has made can't be brought: its job was cancelled meanwhile, or fails."""
+    with transaction.atomic():
+        job = jobs.get(attempt.job_id)
+        if not arrivals.claim_end(attempt) or job.status != Status.RUNNING or job.attempt_count != attempt.number:
+            return
+        if job.desired == Desired.CANCEL:
+            _conclude_cancelled(job)
+            return
+        Attempt.objects.filter(pk=attempt.pk).update(error=error)
+        _tell_noun(jobs.transition(job.pk, Status.FAILED, reason=error["message"], error=error), error)
 
 
 def _conclude(job: Job, attempt: Attempt, ended: ExitRecord | None) -> None:
@@ -131,14 +157,18 @@ def _conclude(job: Job, attempt: Attempt, ended: ExitRecord | None) -> None:
         jobs.transition(job.pk, Status.DONE, reason="result", result=attempt.result, error=None)
         kind.on_done(job, attempt, attempt.result)
     elif job.desired == Desired.CANCEL:
-        jobs.transition(job.pk, Status.CANCELLED, reason="cancelled")
-        kind.on_failed(job, {"code": "cancelled", "message": "It was cancelled.", "fix": ""})
+        _conclude_cancelled(job)
     elif attempt.error is not None and kind.is_held(attempt.error):
         jobs.transition(job.pk, Status.PAUSED, reason=attempt.error["message"], error=attempt.error)
     elif ended is not None and (ended["code"] == EXIT_PAUSED or ended["signal"] == signal.SIGTERM):
         _conclude_paused(job)
     else:
         _conclude_failed(job, attempt, ended)
+
+
+def _conclude_cancelled(job: Job) -> None:
+    jobs.transition(job.pk, Status.CANCELLED, reason="cancelled")
+    kind_of(job).on_failed(job, {"code": "cancelled", "message": "It was cancelled.", "fix": ""})
 
 
 def _conclude_paused(job: Job) -> None:
@@ -211,9 +241,45 @@ def _explain_kill(ended: ExitRecord) -> dict[str, str]:
     }  # fmt: skip
 
 
+def lose(attempt: Attempt, message: str) -> None:
+    """Gives up an attempt whose host is lost; its job goes on elsewhere from its last checkpoint.
+
+    Nothing of this attempt is stored from now on, and the poll ends its process should the host return with it.
+    """
+    error = {"code": "host_lost", "message": message, "fix": "It goes on elsewhere from its last checkpoint."}
+    with transaction.atomic():
+        if Attempt.objects.filter(pk=attempt.pk, ended_at=None).update(ended_at=timezone.now(), error=error):
+            jobs.transition(
+                attempt.job_id, Status.PENDING, reason=message, host=None, gpus=[], error=error, not_before=None
+            )
+
+
 def drop(attempt: Attempt) -> None:
     """An attempt that is not to be launched any more."""
     Attempt.objects.filter(pk=attempt.pk, ended_at=None).update(ended_at=timezone.now())
+
+
+def lose_results(attempt: Attempt, message: str) -> None:
+    """Gives up an attempt that has ended on a host which is lost with what it made: its job goes on elsewhere."""
+    error = {"code": "host_lost", "message": message, "fix": "It goes on elsewhere from its last checkpoint."}
+    with transaction.atomic():
+        if arrivals.claim_end(attempt):
+            Attempt.objects.filter(pk=attempt.pk).update(error=error)
+            jobs.transition(
+                attempt.job_id, Status.PENDING, reason=message, host=None, gpus=[], error=error, not_before=None
+            )
+
+
+def call_off(attempt: Attempt) -> None:
+    """A job whose owner wanted something else while its files were being copied."""
+    with transaction.atomic():
+        drop(attempt)
+        job = jobs.get(attempt.job_id)
+        if job.desired == Desired.PAUSE:
+            jobs.transition(job.pk, Status.PAUSED, reason="paused while its files were copied", progress=None)
+        else:
+            _conclude_cancelled(job)
+        staging.release(attempt, f"job {job.pk}, which needed it, was called off")
 
 
 def give_up(news: AttemptNews, message: str) -> None:

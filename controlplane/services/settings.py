@@ -28,6 +28,14 @@ class Definition:
     """Raises InvalidInputError for a value that can't be."""
 
 
+def check_on_loss(word: str) -> None:
+    """Raises InvalidInputError."""
+    if word not in ON_LOSS:
+        raise InvalidInputError(f"{word!r} is none of {' and '.join(ON_LOSS)}.")
+
+
+ON_LOSS = ("wait", "resume")
+
 DEFAULTS: dict[str, Definition] = {
     "datasets.max_fault_fraction": Definition(
         0.01, "A dataset with a larger share of faulty rows is rejected; fewer are skipped and said.", "", 0, 1
@@ -40,6 +48,9 @@ DEFAULTS: dict[str, Definition] = {
     ),
     "jobs.max_concurrent_train": Definition(1, "Training runs at the same time on a host without a GPU.", "", 1, 64),
     "jobs.max_concurrent_light": Definition(2, "Fetch and validation jobs at the same time on a host.", "", 1, 64),
+    "fleet.first_meeting_port": Definition(
+        29400, "The first of a hundred ports at which the processes of runs on several hosts meet.", "", 1024, 65400
+    ),
     "inbox.enabled": Definition(True, "Whether files that are put into the folder inbox are taken."),
     "inbox.template": Definition(
         "", "The run template that a file from the inbox starts a run with when it passes; empty: it becomes a dataset."
@@ -49,6 +60,10 @@ DEFAULTS: dict[str, Definition] = {
     ),
     "inbox.rescan_seconds": Definition(
         10.0, "How often the inbox is looked through, whatever the system tells of it.", "s", 1, 3600
+    ),
+    "runs.silent_hours": Definition(
+        6.0, "After how long without a point a run of a script elsewhere has failed; its next points take it up again.",
+        "h", 0.1, 8760,
     ),
     "queue.paused_because": Definition(
         "", "Why no training run starts (the page Queue says so and has the button); empty: they start."
@@ -113,6 +128,13 @@ DEFAULTS: dict[str, Definition] = {
     "energy.currency": Definition("EUR", "The currency of energy.price_per_kwh."),
     "hosts.max_clock_skew_seconds": Definition(
         2.0, "How far a host's clock may be from the web server's before its page warns.", "s", 0.1, 3600
+    ),
+    "fleet.lost_after_seconds": Definition(
+        60, "How long a host may be silent before its jobs count as lost.", "s", 15, 86_400
+    ),
+    "fleet.on_host_loss": Definition(
+        "wait", "What becomes of a lost host's jobs, where its page doesn't say: wait for it, or resume elsewhere.",
+        check=check_on_loss,
     ),
     "telemetry.keep_1s_hours": Definition(1, "How long figures of hosts are kept every second.", "h", 1, 168),
     "telemetry.keep_10s_hours": Definition(24, "How long they are kept every ten seconds.", "h", 1, 2160),
