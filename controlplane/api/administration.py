@@ -20,11 +20,15 @@ from controlplane.api.schemas.administration import (
     Setting,
     SettingList,
 )
+from controlplane.api.schemas.tables import AuditQuery, KeyQuery
 from controlplane.errors import NotFoundError
-from controlplane.models import ApiKey, AuditLine
+from controlplane.models import ApiKey
 from controlplane.models.access import KeyLimits as Limits
 from controlplane.models.access import Role
 from controlplane.services import access, activation, deployments, settings
+from controlplane.services.tables import audit as audit_table
+from controlplane.services.tables import keys as key_table
+from controlplane.services.tables import keyset
 
 router = Router(tags=["Administration"])
 
@@ -33,10 +37,12 @@ router = Router(tags=["Administration"])
 
 
 @router.get("/keys", response=KeyList)
-def list_keys(request: ActorRequest) -> dict[str, Any]:
-    """All keys, newest first (admin)."""
-    request.actor.require(Role.ADMIN)
-    return {"keys": list(ApiKey.objects.order_by("-id"))}
+def list_keys(
+    request: ActorRequest, query: Annotated[KeyQuery, Query()], limit: Annotated[int, Query(ge=1, le=500)] = 500
+) -> dict[str, Any]:
+    """Keys, newest first, or in the order of `sort` (admin)."""
+    found = keyset.page(keyset.required(key_table.ask(request.actor, request.GET)), limit)
+    return {"keys": found.rows, **found.place}
 
 
 @router.post("/keys", response={201: NewKey})
@@ -135,11 +141,9 @@ def stop_deployment(request: ActorRequest, deployment_id: int) -> dict[str, Any]
 
 @router.get("/audit", response=AuditLog)
 def list_audit(
-    request: ActorRequest, limit: Annotated[int, Query(ge=1, le=1000)] = 100, before_id: int | None = None
+    request: ActorRequest, query: Annotated[AuditQuery, Query()], limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> dict[str, Any]:
-    """Who did what, newest first (admin)."""
-    request.actor.require(Role.ADMIN)
-    rows = AuditLine.objects.order_by("-id")
-    if before_id is not None:
-        rows = rows.filter(pk__lt=before_id)
-    return {"lines": list(rows[:limit])}
+    """Who did what, newest first, or in the order of `sort` (admin)."""
+    question = keyset.required(audit_table.ask(request.actor, request.GET))
+    found = keyset.page(keyset.older_than(question, query.before_id), limit)
+    return {"lines": found.rows, **found.place}

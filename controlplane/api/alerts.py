@@ -7,17 +7,25 @@ from ninja.params import functions
 
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas import alerts as schemas
+from controlplane.api.schemas.tables import AlertQuery
 from controlplane.services import alert_routes, alert_rules, alerts, notifications, settings
 from controlplane.services.alert_routes import RouteWish
+from controlplane.services.tables import alerts as asked
+from controlplane.services.tables import keyset
 
 router = Router(tags=["Alerts"])
 
 
 @router.get("/alerts", response=schemas.AlertList)
-def list_alerts(request: ActorRequest, query: Query[schemas.AlertQuery]) -> dict[str, Any]:
-    """Alerts, newest first: `open=true` what goes on, `open=false` what is over; `before_id` for the next page."""
-    rows = alerts.list_alerts(**query.dict())
-    return {"alerts": [alerts.facts(row) for row in rows], "unacknowledged": alerts.unseen_count()}
+def list_alerts(
+    request: ActorRequest, query: Query[AlertQuery], limit: Annotated[int, functions.Query(ge=1, le=1000)] = 100
+) -> dict[str, Any]:
+    """Alerts, newest first, or in the order of `sort`: `open=true` what goes on, `open=false` what is over."""
+    question = keyset.required(asked.ask(request.GET, is_open=query.is_open))
+    found = keyset.page(keyset.older_than(question, query.before_id), limit)
+    return {
+        "alerts": [alerts.facts(row) for row in found.rows], "unacknowledged": alerts.unseen_count(), **found.place,
+    }  # fmt: skip
 
 
 @router.post("/alerts/{int:alert_id}/acknowledge", response=schemas.Alert)

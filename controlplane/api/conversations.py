@@ -26,6 +26,7 @@ from controlplane.api.schemas.conversations import (
     WantAnswer,
     WholeConversation,
 )
+from controlplane.api.schemas.tables import ConversationQuery
 from controlplane.services import (
     collected,
     conversation_answers,
@@ -34,6 +35,8 @@ from controlplane.services import (
     votes,
 )
 from controlplane.services.conversation_answers import Wanted
+from controlplane.services.tables import conversations as asked
+from controlplane.services.tables import keyset
 
 router = Router(tags=["Conversations"])
 Limit = Annotated[int, Query(ge=1, le=500)]
@@ -44,10 +47,14 @@ NO_PARAMETERS = {"question", "side", "model", "blind", "system"}
 
 
 @router.get("/conversations", response=ConversationList)
-def list_conversations(request: ActorRequest, search: str = "", limit: Limit = 100) -> dict[str, Any]:
-    """Your conversations with `search` in their titles."""
-    found = conversations.list_own(request.actor, search, limit)
-    return {"conversations": [conversations.facts(row) for row in found]}
+def list_conversations(
+    request: ActorRequest, query: Annotated[ConversationQuery, Query()], limit: Limit = 100
+) -> dict[str, Any]:
+    """Your conversations, the last used first, or in the order of `sort`."""
+    found = keyset.page(keyset.required(asked.ask(request.actor, request.GET)), limit)
+    return {
+        "conversations": [conversations.facts(row) for row in conversations.with_questions(found.rows)], **found.place,
+    }  # fmt: skip
 
 
 @router.post("/conversations", response={201: Conversation})

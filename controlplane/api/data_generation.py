@@ -20,7 +20,10 @@ from controlplane.api.schemas.data_generation import (
     MakeDataset,
 )
 from controlplane.api.schemas.jobs import ModelJob
+from controlplane.api.schemas.tables import GenerationQuery
 from controlplane.services import data_generation, data_generation_dataset, data_generation_rows
+from controlplane.services.tables import generations as asked
+from controlplane.services.tables import keyset
 
 router = Router(tags=["Generated data"])
 
@@ -39,11 +42,13 @@ def create(request: ActorRequest, payload: CreateGeneration) -> Status[dict[str,
 
 
 @router.get("/data_gen/jobs", response=GenerationList)
-def list_generations(request: ActorRequest, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
-    """Generations, newest first."""
-    rows = data_generation.list_generations(limit)
-    counted = data_generation.counts(*rows)
-    return {"generations": [data_generation.facts(row, counted[row.pk]) for row in rows]}
+def list_generations(
+    request: ActorRequest, query: Annotated[GenerationQuery, Query()], limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> dict[str, Any]:
+    """Generations, newest first, or in the order of `sort`."""
+    found = keyset.page(keyset.required(asked.ask(request.GET)), limit)
+    counted = data_generation.counts(*found.rows)
+    return {"generations": [data_generation.facts(row, counted[row.pk]) for row in found.rows], **found.place}
 
 
 @router.get("/data_gen/jobs/{int:job_id}", response=Generation)

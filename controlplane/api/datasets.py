@@ -1,10 +1,11 @@
 """Datasets: /api/datasets. Runs in the web process."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from django.http import StreamingHttpResponse
 from ninja import Router, Status
+from ninja.params.functions import Query
 
 from controlplane.api.downloads import download as file_answer
 from controlplane.api.keys import ActorRequest
@@ -17,9 +18,12 @@ from controlplane.api.schemas.datasets import (
     Validate,
     Validation,
 )
+from controlplane.api.schemas.tables import DatasetQuery
 from controlplane.errors import FieldFault, InvalidInputError, TooLargeError
 from controlplane.services import dataset_checks, dataset_intake, datasets, lineage, profile_preview, sample_data
 from controlplane.services.lineage import Lineage
+from controlplane.services.tables import datasets as asked
+from controlplane.services.tables import keyset
 
 router = Router(tags=["Datasets"])
 FORM = {
@@ -87,9 +91,12 @@ def _fraction(text: str) -> float:
 
 
 @router.get("/datasets", response=DatasetList)
-def list_datasets(request: ActorRequest) -> dict[str, Any]:
-    """All versions of all datasets, newest first."""
-    return {"datasets": [datasets.facts(dataset) for dataset in datasets.list_datasets()]}
+def list_datasets(
+    request: ActorRequest, query: Annotated[DatasetQuery, Query()], limit: Annotated[int, Query(ge=1, le=500)] = 500
+) -> dict[str, Any]:
+    """Datasets, each version by itself, newest first, or in the order of `sort`."""
+    found = keyset.page(keyset.required(asked.ask(request.GET)), limit)
+    return {"datasets": [datasets.facts(dataset) for dataset in found.rows], **found.place}
 
 
 @router.get("/datasets/generators", response=GeneratorList)

@@ -18,6 +18,7 @@ from controlplane.api.schemas.evaluations import (
     PromotionList,
 )
 from controlplane.api.schemas.jobs import ModelJob
+from controlplane.api.schemas.tables import EvaluationQuery
 from controlplane.errors import FieldFault, InvalidInputError
 from controlplane.models import Evaluation as EvaluationRow
 from controlplane.services import (
@@ -28,6 +29,8 @@ from controlplane.services import (
     evaluations_promotion,
     runs,
 )
+from controlplane.services.tables import evaluations as asked
+from controlplane.services.tables import keyset
 
 router = Router(tags=["Evaluations"])
 
@@ -75,9 +78,12 @@ def _queued(row: EvaluationRow) -> dict[str, Any]:
 
 
 @router.get("/eval/jobs", response=EvaluationList)
-def list_evaluations(request: ActorRequest, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
-    """Evaluations, newest first, without their examples."""
-    return {"evaluations": [evaluations.facts(row) for row in evaluations.list_evaluations(limit)]}
+def list_evaluations(
+    request: ActorRequest, query: Annotated[EvaluationQuery, Query()], limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> dict[str, Any]:
+    """Evaluations, newest first, or in the order of `sort`, without their examples."""
+    found = keyset.page(keyset.required(asked.ask(request.GET)), limit)
+    return {"evaluations": [evaluations.facts(row) for row in found.rows], **found.place}
 
 
 @router.get("/eval/jobs/{int:job_id}", response=Evaluation)
@@ -109,9 +115,9 @@ def delete(request: ActorRequest, job_id: int) -> Status[None]:
 @router.post("/eval/jobs/{int:job_id}/promote", response={201: Promotion})
 def promote(request: ActorRequest, job_id: int, payload: Promote | None = None) -> Status[dict[str, Any]]:
     """Activates what was evaluated if it beats the active model on the same rows; else it says why not."""
-    asked = payload or Promote()
+    wanted = payload or Promote()
     row = evaluations_promotion.promote(
-        request.actor, evaluations.of_job(job_id), metric=asked.metric, confidence=asked.confidence
+        request.actor, evaluations.of_job(job_id), metric=wanted.metric, confidence=wanted.confidence
     )
     return Status(201, evaluations_promotion.facts(row))
 

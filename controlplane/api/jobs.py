@@ -9,20 +9,21 @@ from ninja.params import functions
 from controlplane.api.downloads import in_pieces
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.jobs import Job, JobList, JobLog, JobStatistics, LogQuery, Priority
+from controlplane.api.schemas.tables import JobQuery
 from controlplane.services import job_logs, jobs
+from controlplane.services.tables import jobs as asked
+from controlplane.services.tables import keyset
 
 router = Router(tags=["Jobs"])
 
 
 @router.get("/jobs", response=JobList)
 def list_jobs(
-    request: ActorRequest,
-    type: str | None = None,
-    status: str | None = None,
-    limit: Annotated[int, functions.Query(ge=1, le=1000)] = 100,
+    request: ActorRequest, query: Query[JobQuery], limit: Annotated[int, functions.Query(ge=1, le=1000)] = 100
 ) -> dict[str, Any]:
-    """Jobs, newest first."""
-    return {"jobs": [jobs.facts(job) for job in jobs.list_jobs(type, status, limit)]}
+    """Jobs, newest first, or in the order of `sort`."""
+    found = keyset.page(keyset.required(asked.ask(request.GET)), limit)
+    return {"jobs": [jobs.facts(job) for job in found.rows], **found.place}
 
 
 @router.get("/jobs/stats", response=JobStatistics)

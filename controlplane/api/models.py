@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from asgiref.sync import sync_to_async
 from ninja import Query, Router, Status
+from ninja.params import functions
 
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.models import (
@@ -17,11 +18,14 @@ from controlplane.api.schemas.models import (
     RegisterModel,
     ServingOptions,
 )
+from controlplane.api.schemas.tables import ModelQuery
 from controlplane.errors import ConflictError, NotFoundError
 from controlplane.models import Deployment
 from controlplane.models.access import Role
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.services import activation, deployments, engine_choice, models, serving_options
+from controlplane.services.tables import keyset
+from controlplane.services.tables import models as asked
 
 router = Router(tags=["Models"])
 WAIT_SECONDS = 300.0
@@ -29,10 +33,12 @@ LOOK_EVERY_SECONDS = 0.25
 
 
 @router.get("/models", response=ModelList)
-def list_models(request: ActorRequest, family: Annotated[str, Query(max_length=200)] = "") -> dict[str, Any]:
-    """All models, the active one first; with `family` the versions of one."""
-    rows = [model for model in models.list_models() if not family or model.family == family]
-    return {"models": [models.facts(model) for model in rows]}
+def list_models(
+    request: ActorRequest, query: Query[ModelQuery], limit: Annotated[int, functions.Query(ge=1, le=500)] = 500
+) -> dict[str, Any]:
+    """Models, the active one first, or in the order of `sort`; with `family` the versions of one."""
+    found = keyset.page(keyset.required(asked.ask(request.GET)), limit)
+    return {"models": [models.facts(model) for model in found.rows], **found.place}
 
 
 @router.get("/models/active", response=Model)

@@ -7,8 +7,11 @@ from ninja.params.functions import Query
 
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.run_sweeps import CreateRunSweep, RunSweepList, StopRunSweep, WholeRunSweep
+from controlplane.api.schemas.tables import SweepQuery
 from controlplane.models import RunSweep
 from controlplane.services import run_sweeps
+from controlplane.services.tables import keyset
+from controlplane.services.tables import sweeps as asked
 
 router = Router(tags=["Sweeps"])
 
@@ -20,9 +23,12 @@ def create(request: ActorRequest, payload: CreateRunSweep) -> Status[dict[str, A
 
 
 @router.get("/run-sweeps", response=RunSweepList)
-def list_sweeps(request: ActorRequest, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
-    """Sweeps, newest first."""
-    return {"sweeps": [run_sweeps.facts(sweep) for sweep in run_sweeps.list_sweeps(limit)]}
+def list_sweeps(
+    request: ActorRequest, query: Annotated[SweepQuery, Query()], limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> dict[str, Any]:
+    """Sweeps, newest first, or in the order of `sort`."""
+    found = keyset.page(keyset.required(asked.ask(request.GET)), limit)
+    return {"sweeps": [run_sweeps.facts(sweep) for sweep in found.rows], **found.place}
 
 
 @router.get("/run-sweeps/{int:sweep_id}", response=WholeRunSweep)

@@ -48,7 +48,7 @@ def list_runs(
     """Runs, newest first, or in the order of `sort`; `after` asks for the page behind, `before_id` for older ones."""
     found = run_table.listed(request.GET, limit, asked.before_id)
     shown = [runs.facts(run) for run in found.rows]
-    return {"runs": shown, "after": found.after, "before": found.before, "count": found.count}
+    return {"runs": shown, **found.place}
 
 
 @router.get("/runs/{int:run_id}", response=Run)

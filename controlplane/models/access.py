@@ -128,7 +128,10 @@ class ApiKey(models.Model):
 
 
 class AuditLine(models.Model):
-    """Who did what to what, from where. Never changed, never deleted by the product."""
+    """Who did what to what, from where. Never changed, never deleted by the product.
+
+    `seal_number` and `seal` come a moment later (`services.audit_seal`): they tell whether somebody else did.
+    """
 
     time = models.DateTimeField(default=timezone.now, db_index=True)
     actor = models.CharField(max_length=150)
@@ -136,9 +139,12 @@ class AuditLine(models.Model):
     action = models.CharField(max_length=64)
     target = models.CharField(max_length=200, blank=True)
     detail = models.JSONField(default=dict, blank=True)
+    seal_number = models.PositiveBigIntegerField(null=True, blank=True, unique=True)
+    seal = models.CharField(max_length=64, blank=True)
 
     class Meta:
         ordering = ["-id"]
+        indexes = [models.Index(fields=["actor", "id"]), models.Index(fields=["action", "id"])]
 
     def __str__(self) -> str:
         return f"{self.actor} {self.action} {self.target}"

@@ -17,13 +17,14 @@ class Conversation(models.Model):
 
     title = models.CharField(max_length=200, blank=True)
     settings = models.JSONField(default=dict, blank=True)
-    owner = models.CharField(max_length=LONGEST_OWNER, db_index=True)
+    owner = models.CharField(max_length=LONGEST_OWNER)
     created_by = models.CharField(max_length=150)
     created_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now, db_index=True)
 
     class Meta:
         ordering = ["-updated_at", "-id"]
+        indexes = [models.Index(fields=["owner", "updated_at", "id"])]
 
     def __str__(self) -> str:
         return f"conversation {self.pk}"

@@ -98,6 +98,8 @@ class Job(models.Model):
         indexes = [
             models.Index(fields=["status", "-priority", "position", "id"]),
             models.Index(fields=["kind", "status"]),
+            models.Index(fields=["ended_at", "id"]),
+            models.Index(fields=["created_by", "id"]),
         ]
 
     def __str__(self) -> str:
@@ -114,7 +116,8 @@ class Attempt(models.Model):
 
     `placed_because`: why it went to its host. `meeting`: the address and port at which the processes of a run on
     several hosts meet (its other hosts are `models.members`). `files`: the [kind, id] of what it reads on a host
-    that is apart from the library. `awaits`: the transfers that bring home what it has made; until then its job isn't done.
+    that is apart from the library. `awaits`: the transfers that bring home what it has made; before that its job isn't
+    done.
     """
 
     job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts")

@@ -9,19 +9,22 @@ from django.views.decorators.http import require_POST
 
 from controlplane.errors import InvalidInputError
 from controlplane.pages.actors import actor
+from controlplane.pages.tables import shown
 from controlplane.row_ids import row_id
 from controlplane.services import collected, conversations, settings, votes
+from controlplane.services.tables import conversations as asked
 
-SHOWN = 100
 ROWS_A_PAGE = 20
 EVAL_FRACTION = 0.05
 
 
 def conversation_list(request: HttpRequest) -> HttpResponse:
-    """The person's own, by what their titles hold."""
-    search = request.GET.get("search", "")[:200].replace("\0", "")
-    rows = conversations.list_own(actor(request), search, SHOWN)
-    context = {"tab": "conversations", "rows": rows, "search": search, "keep_days": settings.get("chat.keep_days")}
+    """The person's own that the address asks for."""
+    table = shown(request.GET, asked.ask(actor(request), request.GET), "conversations", placeholder="Search titles")
+    context = {
+        "tab": "conversations", "table": table, "rows": conversations.with_questions(table.page.rows),
+        "keep_days": settings.get("chat.keep_days"),
+    }  # fmt: skip
     template = "chat/conversation_rows.html" if request.headers.get("HX-Request") else "chat/conversations.html"
     return render(request, template, context)
 

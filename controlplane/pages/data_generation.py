@@ -15,6 +15,7 @@ from controlplane.models.generated import ReviewState
 from controlplane.models.jobs import Status
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.data_generation import PATHS, DatasetForm, GenerationForm
+from controlplane.pages.tables import shown
 from controlplane.pages.topics import mark
 from controlplane.row_ids import row_id
 from controlplane.services import (
@@ -24,8 +25,8 @@ from controlplane.services import (
     datasets,
     models,
 )
+from controlplane.services.tables import generations as asked
 
-ROWS_SHOWN = 100
 DROPPED_WORDS = {
     "check": "failed the profile's check", "duplicate": "exact doubles", "similar": "too alike to a known one",
     "failed": "could not be written", "unreadable": "seeds or texts that make no row",
@@ -37,13 +38,16 @@ STRATEGY_WORDS = {
 
 
 def generation_list(request: HttpRequest) -> HttpResponse:
-    """All generations, newest first."""
+    """The generations that the address asks for."""
     live = mark("jobs", "datasets")
-    found = data_generation.list_generations(ROWS_SHOWN)
+    table = shown(
+        request.GET, asked.ask(request.GET), "generations", placeholder="Search names, models, seeds", first="status"
+    )  # fmt: skip
+    found = table.page.rows
     counted = data_generation.counts(*found)
     rows = [{"generation": row, "job": row.job, "counts": counted[row.pk], "made": _made(row)} for row in found]
     template = "generate/rows.html" if request.headers.get("HX-Request") else "generate/list.html"
-    return render(request, template, {"live": live, "rows": rows})
+    return render(request, template, {"live": live, "table": table, "rows": rows})
 
 
 def _made(row: DataGeneration) -> int | None:

@@ -11,9 +11,11 @@ from controlplane.errors import ConflictError, InvalidInputError
 from controlplane.models import Dataset
 from controlplane.models.datasets import DatasetStatus, Level
 from controlplane.pages.actors import actor
+from controlplane.pages.tables import shown
 from controlplane.pages.topics import mark
 from controlplane.row_ids import row_id
 from controlplane.services import dataset_checks, dataset_intake, datasets, lineage, settings
+from controlplane.services.tables import datasets as asked
 from training.profiles.base import profile_names
 
 PREVIEW_ROWS = 10
@@ -22,8 +24,12 @@ HISTOGRAM_WIDTH, HISTOGRAM_HEIGHT = 400, 100
 
 
 def dataset_list(request: HttpRequest) -> HttpResponse:
-    """All datasets."""
-    context = {"live": mark("datasets"), "rows": datasets.list_datasets()}
+    """The datasets that the address asks for."""
+    live = mark("datasets")
+    table = shown(
+        request.GET, asked.ask(request.GET), "datasets", placeholder="Search names and files", first="status"
+    )  # fmt: skip
+    context = {"live": live, "table": table, "rows": table.page.rows}
     template = "datasets/rows.html" if request.headers.get("HX-Request") else "datasets/list.html"
     return render(request, template, context)
 

@@ -15,6 +15,7 @@ from controlplane.models.access import Role
 from controlplane.models.jobs import Status
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.evaluations import EvaluationForm
+from controlplane.pages.tables import shown
 from controlplane.pages.topics import mark
 from controlplane.row_ids import row_id
 from controlplane.services import (
@@ -29,8 +30,9 @@ from controlplane.services import (
 from controlplane.services.evaluations_compare import WORDS
 from controlplane.services.evaluations_log import PROPORTIONS, Figure
 from controlplane.services.statistics import Interval
+from controlplane.services.tables import evaluations as asked
 
-ROWS_SHOWN = 100
+BOARDS_SHOWN = 20
 EXAMPLES_SHOWN = 25
 OTHERS_OFFERED = 30
 UNSURE = "one row can't tell how sure"
@@ -39,11 +41,15 @@ SCALE = 240
 
 
 def evaluation_list(request: HttpRequest) -> HttpResponse:
-    """All evaluations, newest first."""
+    """The evaluations that the address asks for."""
     live = mark("jobs")
-    rows = evaluations.list_evaluations(ROWS_SHOWN)
-    boards = {row.dataset.pk: row.dataset for row in rows if row.dataset is not None and row.job.status == Status.DONE}
-    context = {"live": live, "rows": [_row(row) for row in rows], "boards": list(boards.values())}
+    table = shown(
+        request.GET, asked.ask(request.GET), "evaluations", placeholder="Search names, models, datasets", first="status"
+    )  # fmt: skip
+    context = {
+        "live": live, "table": table, "rows": [_row(row) for row in table.page.rows],
+        "boards": evaluations_compare.datasets_with_figures(BOARDS_SHOWN),
+    }  # fmt: skip
     template = "evaluate/rows.html" if request.headers.get("HX-Request") else "evaluate/list.html"
     return render(request, template, context)
 

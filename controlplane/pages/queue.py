@@ -13,11 +13,14 @@ from controlplane.models.access import Actor, Role
 from controlplane.models.jobs import Kind, Priority, Status
 from controlplane.pages.actors import actor
 from controlplane.pages.middleware import referrer
+from controlplane.pages.tables import shown
 from controlplane.pages.topics import mark
 from controlplane.services import jobs
 from controlplane.services import queue as order
+from controlplane.services.tables import jobs as asked
 
-ENDED_SHOWN = 40
+SHOWN, ENDED_SHOWN = 50, 20
+"""As many of each stand in the queue; the table of all jobs has the others."""
 
 
 def queue(request: HttpRequest) -> HttpResponse:
@@ -27,15 +30,23 @@ def queue(request: HttpRequest) -> HttpResponse:
     return render(request, template, {"live": live, **_tables(actor(request))})
 
 
+def job_list(request: HttpRequest) -> HttpResponse:
+    """The jobs that the address asks for, whatever became of them."""
+    live, who = mark("jobs"), actor(request)
+    table = shown(request.GET, asked.ask(request.GET), "jobs", placeholder="Search jobs", first="status")
+    context = {"live": live, "table": table, "rows": [_row(job, who) for job in table.page.rows]}
+    return render(request, "queue/job_rows.html" if request.headers.get("HX-Request") else "queue/jobs.html", context)
+
+
 def _tables(who: Actor) -> dict[str, Any]:
     going = [*jobs.list_jobs(status=Status.RUNNING), *jobs.list_jobs(status=Status.PAUSED)]
-    ended = [job for job in jobs.list_jobs(limit=200) if job.has_ended][:ENDED_SHOWN]
-    waiting = jobs.queue()
+    waiting, statistics = jobs.queue(most=SHOWN), jobs.statistics()
     ends = order.ends(waiting)
     rows = [{**_row(job, who), "is_first": ends[job.pk][0], "is_last": ends[job.pk][1]} for job in waiting]
     return {
-        "going": [_row(job, who) for job in going], "waiting": rows,
-        "ended": [_row(job, who) for job in ended], "statistics": jobs.statistics(),
+        "going": [_row(job, who) for job in going[:SHOWN]], "more_going": max(0, len(going) - SHOWN),
+        "waiting": rows, "more_waiting": max(0, jobs.count_waiting() - len(waiting)),
+        "ended": [_row(job, who) for job in jobs.ended(ENDED_SHOWN)], "statistics": statistics,
         "priorities": [level.name.lower() for level in reversed(Priority)],
         "order": order.facts(), "may_rule": who.role >= Role.ADMIN,
     }  # fmt: skip

@@ -21,27 +21,29 @@ from controlplane.pages.forms.run_sweeps import (
     rows_of,
 )
 from controlplane.pages.numbers import short
+from controlplane.pages.tables import shown
 from controlplane.pages.topics import mark
 from controlplane.services import datasets, models, run_compare, run_sweeps, run_templates, runs, sweep_space
+from controlplane.services.tables import sweeps as asked
 from training.config.fields import by_path
 
-ROWS_SHOWN = 50
 RUNS_OFFERED = 30
 FIRST_FIELD = "hyperparams.learning_rate"
 
 
 def sweep_list(request: HttpRequest) -> HttpResponse:
-    """All sweeps, newest first."""
+    """The sweeps that the address asks for."""
     live = mark(run_sweeps.TOPIC)
+    table = shown(request.GET, asked.ask(request.GET), "sweeps", placeholder="Search names", first="state")
     rows = [
         {
             **run_sweeps.facts(sweep), "sweep": sweep, "metric": metric_words(sweep),
             "varies": ", ".join(by_path()[path].title for path in sweep.fields),
         }
-        for sweep in run_sweeps.list_sweeps(ROWS_SHOWN)
+        for sweep in table.page.rows
     ]  # fmt: skip
     template = "run_sweeps/rows.html" if request.headers.get("HX-Request") else "run_sweeps/list.html"
-    return render(request, template, {"live": live, "rows": rows})
+    return render(request, template, {"live": live, "table": table, "rows": rows})
 
 
 def sweep_new(request: HttpRequest) -> HttpResponse:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import Exists, OuterRef
+
 from controlplane.errors import ConflictError, InvalidInputError, NotFoundError
 from controlplane.models import Dataset, Evaluation
 from controlplane.models.jobs import Status
@@ -137,6 +139,12 @@ def _amount(metric: str, figure: float) -> str:
 
 def _p(value: float) -> str:
     return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
+
+
+def datasets_with_figures(most: int) -> list[Dataset]:
+    """The datasets that something has been evaluated on, the newest first: each has a leaderboard."""
+    done = Evaluation.objects.filter(dataset=OuterRef("pk"), job__status=Status.DONE)
+    return list(Dataset.objects.filter(Exists(done)).defer("report").order_by("-id")[:most])
 
 
 def facts(first: Evaluation, second: Evaluation, confidence: float = CONFIDENCE) -> dict[str, Any]:

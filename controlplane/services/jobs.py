@@ -83,7 +83,8 @@ WITH_RUN = ("host", "run__model__base", "run__dataset", "run__chain__base", "run
 
 def ended(most: int) -> list[Job]:
     """The jobs that have ended lately, the last one first."""
-    return list(Job.objects.filter(status__in=ENDED).select_related("host", "run").order_by("-ended_at", "-id")[:most])
+    rows = Job.objects.filter(ended_at__isnull=False).select_related("host", "run")
+    return list(rows.order_by("-ended_at", "-id")[:most])
 
 
 def count_waiting() -> int:

@@ -1,13 +1,12 @@
 """One thing done to many runs, each by its own permission. Runs in the web process."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-from controlplane.errors import FieldFault, InvalidInputError, PilothouseError
+from controlplane.errors import InvalidInputError
 from controlplane.models.access import Actor, Role
 from controlplane.services import run_about, runs
+from controlplane.services.bulk import Outcome, at, check_number, do_each, no_action
 
-MOST_RUNS = 500
 Deed = Callable[[Actor, int, str], object]
 DEEDS: dict[str, tuple[Deed, str]] = {
     "tag": (lambda actor, run_id, text: run_about.add_tags(actor, run_id, text.split(",")), "tagged"),
@@ -20,22 +19,6 @@ DEEDS: dict[str, tuple[Deed, str]] = {
 """What can be done, and the word for what was."""
 
 
-@dataclass
-class Outcome:
-    """What became of each run: `done` their numbers, `refused` number and sentence."""
-
-    word: str
-    done: list[int] = field(default_factory=list)
-    refused: list[tuple[int, str]] = field(default_factory=list)
-
-    def reasons(self) -> dict[str, list[int]]:
-        """The refused runs by the sentence that refused them."""
-        found: dict[str, list[int]] = {}
-        for run_id, reason in self.refused:
-            found.setdefault(reason, []).append(run_id)
-        return found
-
-
 def do(actor: Actor, deed: str, run_ids: Sequence[int], text: str = "") -> Outcome:
     """Does one thing to each run; what refuses one leaves the others alone. `text`: the tags, or the group.
 
@@ -44,25 +27,11 @@ def do(actor: Actor, deed: str, run_ids: Sequence[int], text: str = "") -> Outco
     """
     actor.require(Role.USE)
     if deed not in DEEDS:
-        raise InvalidInputError(f"There is no action {deed[:60]!r}. There are: {', '.join(DEEDS)}.", _at("action"))
-    wanted = list(dict.fromkeys(run_ids))
-    if not 1 <= len(wanted) <= MOST_RUNS:
-        raise InvalidInputError(f"Choose 1 to {MOST_RUNS} runs, not {len(wanted)}.", _at("runs"))
+        raise no_action(deed, DEEDS)
+    wanted = check_number("runs", run_ids)
     if deed in ("tag", "untag") and not run_about.checked_tags(text):
-        raise InvalidInputError("Name at least one tag.", _at("text"))
+        raise InvalidInputError("Name at least one tag.", at("text"))
     if deed == "group":
         run_about.checked({"group": text})
     act, word = DEEDS[deed]
-    outcome = Outcome(word)
-    for run_id in wanted:
-        try:
-            act(actor, run_id, text)
-        except PilothouseError as error:
-            outcome.refused.append((run_id, error.message))
-        else:
-            outcome.done.append(run_id)
-    return outcome
-
-
-def _at(path: str) -> tuple[FieldFault, ...]:
-    return (FieldFault(path, path),)
+    return do_each(actor, wanted, lambda who, run_id: act(who, run_id, text), word)

@@ -12,6 +12,7 @@ from controlplane.models import Run
 from controlplane.models.access import Actor
 from controlplane.row_ids import row_id
 from controlplane.services import curve_reading, run_table, run_views
+from controlplane.services.tables import keyset
 from training.config.difference import OF_THE_RUN, flattened
 from training.config.fields import FieldInfo, fields
 
@@ -72,7 +73,7 @@ def chosen(actor: Actor, params: QueryDict) -> Chosen:
                 "The runs to compare are numbers with commas between them: ?runs=3,4.", (FieldFault("runs", "numbers"),)
             )
         wanted = list(dict.fromkeys(number for number in numbers if number is not None))
-        if len(wanted) > run_table.MOST_ROWS:
+        if len(wanted) > keyset.MOST_ROWS:
             raise InvalidInputError(
                 f"{len(wanted):,} runs are named; at most {MOST} are compared. Choose those that matter.",
                 (FieldFault("runs", f"{FEWEST} to {MOST}"),),

@@ -1,79 +1,14 @@
-// The table of runs: rows are chosen, drawn anew where they stand, and joined by new ones. What is chosen, scrolled to or
+// The table of runs: rows are drawn anew where they stand, and joined by new ones. What is chosen, scrolled to or
 // filtered stays as it is: a row that no longer fits the filters stays until the page is loaded again.
+import { chosen } from "./choosing.js";
 import { on } from "./live.js";
 
 const WAIT_MS = 200, PROGRESS_MS = 4000;
 const PAGES_KEPT = 4; // so many pages of rows may gather before the lowest go
-const box = document.getElementById("runs"), bar = document.getElementById("run-many");
-const chosen = new Set();
-let last = null; // the box that was ticked last: Shift goes from there
+const box = document.getElementById("runs");
 
 const rows = () => [...box.querySelectorAll("tr[data-run]")];
-const boxes = () => [...box.querySelectorAll("[data-choose]")];
 
-// --- What is chosen ------------------------------------------------------------------------------------------------
-
-function tell() {
-  const all = boxes(), count = chosen.size;
-  for (const one of all) one.checked = chosen.has(one.dataset.choose);
-  const whole = box.querySelector("[data-choose-all]");
-  if (whole) {
-    whole.checked = count > 0 && count === all.length;
-    whole.indeterminate = count > 0 && count < all.length;
-  }
-  bar.hidden = !count;
-  bar.querySelector("[data-chosen-count]").textContent = count;
-  for (const place of document.querySelectorAll("[data-chosen-words]")) place.textContent = count === 1 ? `run ${[...chosen][0]}` : `${count} runs`;
-  const compare = bar.querySelector("[data-few]");
-  compare.disabled = count < Number(compare.dataset.few) || count > Number(compare.dataset.many);
-  compare.title = compare.disabled ? `${compare.dataset.few} to ${compare.dataset.many} runs can be compared.` : "";
-}
-
-function choose(one, isOn) {
-  if (isOn) chosen.add(one.dataset.choose);
-  else chosen.delete(one.dataset.choose);
-}
-
-box.addEventListener("click", (event) => {
-  const one = event.target.closest("[data-choose]");
-  if (!one) return;
-  const all = boxes(), from = all.indexOf(last), to = all.indexOf(one);
-  const meant = event.shiftKey && from >= 0 ? all.slice(Math.min(from, to), Math.max(from, to) + 1) : [one];
-  for (const other of meant) choose(other, one.checked);
-  last = one;
-  tell();
-});
-box.addEventListener("change", ({ target }) => {
-  if (!target.matches("[data-choose-all]")) return;
-  for (const one of boxes()) choose(one, target.checked);
-  tell();
-});
-document.querySelector("[data-choose-none]").addEventListener("click", () => { chosen.clear(); tell(); });
-addEventListener("pageshow", () => { // the browser may bring ticks back that nobody sees the count of
-  for (const one of boxes()) choose(one, one.checked);
-  tell();
-});
-
-// --- Forms ---------------------------------------------------------------------------------------------------------
-
-for (const form of document.querySelectorAll("[data-of-chosen]")) {
-  form.addEventListener("formdata", ({ formData }) => {
-    if (form.method === "get") formData.set("runs", [...chosen].join(","));
-    else for (const run of chosen) formData.append("run", run);
-  });
-}
-for (const form of document.querySelectorAll("#run-filters, [data-leaves-out-empty]")) {
-  form.addEventListener("formdata", ({ formData }) => {
-    for (const name of new Set(formData.keys())) {
-      const filled = formData.getAll(name).filter((value) => value !== "");
-      formData.delete(name);
-      for (const value of filled) formData.append(name, value);
-    }
-  });
-}
-document.getElementById("run-filters")?.addEventListener("change", ({ target, currentTarget }) => {
-  if (target.matches("[type=checkbox], select")) currentTarget.requestSubmit();
-});
 document.getElementById("column-search")?.addEventListener("input", ({ target }) => {
   const wanted = target.value.trim().toLowerCase();
   for (const label of document.querySelectorAll(".run-columns label")) label.hidden = !`${label.textContent} ${label.firstChild.value}`.toLowerCase().includes(wanted);
@@ -98,7 +33,6 @@ function replace(old, fresh) {
 }
 
 function settle() {
-  tell();
   document.dispatchEvent(new CustomEvent("drawn", { detail: box }));
 }
 
@@ -180,4 +114,3 @@ on("jobs", ({ kind, data }) => {
     wait(WAIT_MS);
   }
 });
-tell();

@@ -85,7 +85,7 @@ def test_rows_change_where_they_stand_and_what_is_chosen_stays(
     page.goto(f"/runs/?tag={TAG}&state=paused&state=done")
     for run in (runs[0], runs[4]):
         page.get_by_label(f"Choose run {run}").check()
-    expect(page.locator("#run-many")).to_contain_text("2 chosen")
+    expect(page.locator("#chosen")).to_contain_text("2 chosen")
     page.evaluate("window.notLoadedAnew = true")
     with product.client("admin") as client:
         assert client.patch(f"/api/runs/{runs[0]}", json={"name": "renamed meanwhile"}).status_code == 200

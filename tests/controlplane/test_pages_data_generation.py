@@ -86,7 +86,7 @@ def test_where_it_is_reached_from() -> None:
     for address, link in (
         ("/datasets/", HERE), ("/models/at/sea/style", f"{HERE}new?model=sea%2Fstyle"),
         (f"/datasets/{row.seeds_id}/", f"{HERE}new?seeds={row.seeds_id}"), (HERE, f"{HERE}{row.pk}/"),
-        ("/queue/", f"{HERE}jobs/{row.job_id}"), (f"{HERE}{row.pk}/", f"{HERE}{row.pk}/review"),
+        ("/queue/jobs/", f"{HERE}jobs/{row.job_id}"), (f"{HERE}{row.pk}/", f"{HERE}{row.pk}/review"),
     ):  # fmt: skip
         assert read(client.get(address)).all("a", href=link), f"{address} has no link to {link}"
     assert client.get(f"{HERE}jobs/{row.job_id}")["Location"] == f"{HERE}{row.pk}/"

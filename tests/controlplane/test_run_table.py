@@ -14,7 +14,8 @@ from django.utils import timezone
 
 from controlplane.models import Job, Run, RunTag
 from controlplane.models.jobs import Status
-from controlplane.services import run_columns, run_table
+from controlplane.services import run_table
+from controlplane.services.tables import columns, keyset
 from tests import factories
 from tests.controlplane.page_reading import HOSTILE, read
 from training.config.loader import parse_config, to_dict
@@ -79,7 +80,7 @@ def test_each_order_is_walked_there_and_back_without_a_gap_or_a_double(fleet: li
     assert sorted(whole) == [run.pk for run in fleet]
     assert back == there[::-1]
     rows: list[Any] = run_table.page(run_table.ask(QueryDict(f"sort={sort}"))).rows
-    values = [run_columns.to_cursor(row.sort_value) for row in rows]
+    values = [columns.to_cursor(row.sort_value) for row in rows]
     known = [value for value in values if value is not None]
     assert known == sorted(known, reverse=sort.startswith("-"))
     assert values[: len(known)] == known, "what has no value comes last"
@@ -140,7 +141,6 @@ def cursor(value: Any) -> str:
         (f"sort=started&after={cursor(['soon', 1])}", "place"), (f"after={cursor([1e400, 1])}", "place"),
         (f"after={cursor(1)}", "place"), (f"sort=last.loss&after={cursor([math.inf, 1])}", "place"),
         (f"sort=last.loss&after={cursor([2**70, 1])}", "place"), (f"sort=progress&after={cursor([1e30, 1])}", "place"),
-        (f"sort=took&after={cursor([1e300, 1])}", "place"),
         (f"sort=started&after={cursor(['0001-01-01T00:00:00+14:00', 1])}", "place"),
         (f"sort=started&after={cursor(['2026-01-01T00:00:00', 1])}", "place"),
         ("column=last.x&column=" + "&column=".join(f"last.{n}" for n in range(40)), "30"),
@@ -195,10 +195,10 @@ def test_a_page_of_ten_thousand_runs_asks_as_many_questions_as_one_of_ten() -> N
     assert len(many) == len(few) <= 22
     assert not any("OFFSET" in query["sql"] for query in many)
     page = read(response)
-    assert len(page.all("tr")) == run_table.PAGE_ROWS + 1
+    assert len(page.all("tr")) == keyset.PAGE_ROWS + 1
     assert "10,000 or more" in page.source
     following = next(link for link in page.all("a") if link.text == "Next page")
-    assert len(read(client.get(f"/runs/{following.get('href')}")).all("tr")) == run_table.PAGE_ROWS + 1
+    assert len(read(client.get(f"/runs/{following.get('href')}")).all("tr")) == keyset.PAGE_ROWS + 1
 
 
 # --- The page ---------------------------------------------------------------------------------------------------------

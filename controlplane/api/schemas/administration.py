@@ -6,6 +6,7 @@ from typing import Any
 from ninja import Schema
 
 from controlplane.api.schemas.energy import ServedEnergy
+from controlplane.api.schemas.tables import Listed
 
 
 class KeyLimits(Schema):
@@ -54,7 +55,7 @@ class NewKey(Key):
     key: str
 
 
-class KeyList(Schema):
+class KeyList(Listed):
     """All keys, newest first."""
 
     keys: list[Key]
@@ -151,7 +152,7 @@ class AuditLine(Schema):
     detail: dict[str, Any]
 
 
-class AuditLog(Schema):
+class AuditLog(Listed):
     """Lines, newest first; ask with `before_id` for older ones."""
 
     lines: list[AuditLine]

@@ -3,7 +3,9 @@
 from datetime import datetime, time
 from typing import Any
 
-from ninja import Field, Schema
+from ninja import Schema
+
+from controlplane.api.schemas.tables import Listed
 
 
 class Alert(Schema):
@@ -28,17 +30,7 @@ class Alert(Schema):
     acknowledged_by: str
 
 
-class AlertQuery(Schema):
-    """Which alerts: `open` true what goes on, false what is over."""
-
-    is_open: bool | None = Field(None, alias="open")
-    rule: str = ""
-    severity: str = ""
-    limit: int = Field(100, ge=1, le=1000)
-    before_id: int | None = None
-
-
-class AlertList(Schema):
+class AlertList(Listed):
     """Alerts, newest first, and how many are open that nobody has acknowledged."""
 
     alerts: list[Alert]

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 from ninja import Field, Schema
 from pydantic import ConfigDict
 
+from controlplane.api.schemas.tables import Listed
+
 TurnId = Annotated[int, Field(ge=1, lt=1 << 63)]
 
 
@@ -37,7 +39,7 @@ class Conversation(Schema):
     updated_at: str
 
 
-class ConversationList(Schema):
+class ConversationList(Listed):
     """Your conversations, the last used first."""
 
     conversations: list[Conversation]

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from ninja import Field, Schema
 from pydantic import ConfigDict
 
+from controlplane.api.schemas.tables import Listed
 from controlplane.services.data_generation import (
     DEFAULTS,
     LONGEST_DOMAIN,
@@ -118,7 +119,7 @@ class Generation(Schema):
     ended_at: str | None
 
 
-class GenerationList(Schema):
+class GenerationList(Listed):
     """Generations, newest first."""
 
     generations: list[Generation]

@@ -4,6 +4,8 @@ from typing import Any
 
 from ninja import Field, Schema
 
+from controlplane.api.schemas.tables import Listed
+
 
 class BeginUpload(Schema):
     """A file that is to come. With `sha256` the whole is checked at the end."""
@@ -125,7 +127,7 @@ class GeneratorList(Schema):
     generators: list[Generator]
 
 
-class DatasetList(Schema):
+class DatasetList(Listed):
     """All versions of all datasets, newest first."""
 
     datasets: list[Dataset]

@@ -5,6 +5,7 @@ from typing import Any
 from ninja import Field, Schema
 from pydantic import ConfigDict
 
+from controlplane.api.schemas.tables import Listed
 from controlplane.services.evaluations import MAX_SAMPLES, MAX_TOKENS
 
 
@@ -95,7 +96,7 @@ class Evaluation(Schema):
     examples: EvaluatedExamples | None = None
 
 
-class EvaluationList(Schema):
+class EvaluationList(Listed):
     """Evaluations, newest first."""
 
     evaluations: list[Evaluation]

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 from ninja import Schema
 from pydantic import ConfigDict, Field
 
+from controlplane.api.schemas.tables import Listed
+
 
 class Job(Schema):
     """A job. `type` and `kind` are the same word; `error` is {"code", "message", "fix"}."""
@@ -31,7 +33,7 @@ class Job(Schema):
     ended_at: str | None
 
 
-class JobList(Schema):
+class JobList(Listed):
     """Jobs, newest first."""
 
     jobs: list[Job]

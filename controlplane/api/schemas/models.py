@@ -5,6 +5,8 @@ from typing import Any
 from ninja import Field, Schema
 from pydantic import ConfigDict
 
+from controlplane.api.schemas.tables import Listed
+
 
 class Model(Schema):
     """A model. `state`: fetching, ready or failed (`error` says why). Models of one `family` are versions of it.
@@ -41,7 +43,7 @@ class Model(Schema):
     idle_unload_seconds: int
 
 
-class ModelList(Schema):
+class ModelList(Listed):
     """All models, the active one first."""
 
     models: list[Model]

@@ -6,6 +6,7 @@ from ninja import Field, Schema
 from pydantic import ConfigDict
 
 from controlplane.api.schemas.runs import RunDataset
+from controlplane.api.schemas.tables import Listed
 
 
 class Dimension(Schema):
@@ -98,7 +99,7 @@ class WholeRunSweep(RunSweep):
     trials: list[RunTrial]
 
 
-class RunSweepList(Schema):
+class RunSweepList(Listed):
     """Sweeps, newest first."""
 
     sweeps: list[RunSweep]

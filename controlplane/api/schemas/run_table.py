@@ -6,24 +6,23 @@ from ninja import Field, Schema
 from pydantic import ConfigDict
 
 from controlplane.api.schemas.curves import MetricSeries
+from controlplane.api.schemas.tables import TableQuery
 
 
-class RunQuery(Schema):
+class RunQuery(TableQuery):
     """Filters, order and place, as the page of runs has them in its address. `q`: words that are in the name, notes,
-    group or a tag; `state` may come several times; `tag`: all of these, with commas between; `sort`: a column, with a
-    minus from large to small (`name` is `run`; a setting by its path, a metric as `last.KEY`)."""
+    group or a tag; `state` may come several times; `tag`: all of these, with commas between; `where`: conditions on
+    figures and settings (`loss<2, learning_rate>=1e-4`); `sort`: a column, with a minus from large to small (`name` is
+    `run`; a setting by its path, a metric as `last.KEY`)."""
 
-    q: str = ""
     state: list[str] = Field(default_factory=list)
+    where: str = ""
     model: str = ""
     dataset: str = ""
     profile: str = ""
     group: str = ""
     tag: str = ""
     started_by: str = ""
-    sort: str = ""
-    after: str = ""
-    before: str = ""
     before_id: int | None = None
 
 

@@ -6,6 +6,7 @@ from ninja import Field, Schema
 from pydantic import ConfigDict
 
 from controlplane.api.schemas.energy import Energy
+from controlplane.api.schemas.tables import Listed
 
 
 class CreateRun(Schema):
@@ -55,8 +56,10 @@ class RunProgress(Schema):
 
 
 class Run(Schema):
-    """A run. `last` has the last value of each metric; NaN and the infinities are strings. `energy`: None where no
-    power could be read. `edition` counts the changes of name, tags, group and notes."""
+    """A run. `origin`: `training` (here), `script` (elsewhere, which sends its points) or `files` (read from event
+    files); of the latter two no dataset and no model is known, and `config` is their own. `last` has the last value of
+    each metric; NaN and the infinities are strings. `energy`: None where no power could be read. `edition` counts the
+    changes of name, tags, group and notes."""
 
     id: int
     job_id: int
@@ -69,8 +72,9 @@ class Run(Schema):
     phase: str
     desired: str
     waiting_reason: str
-    dataset: RunDataset
-    model: str
+    origin: str
+    dataset: RunDataset | None
+    model: str | None
     chain: str | None
     profile: str
     config: dict[str, Any]
@@ -89,13 +93,10 @@ class Run(Schema):
     ended_at: str | None
 
 
-class RunList(Schema):
-    """Runs in order. `after` and `before` ask for the pages around it, None at the ends; `count` goes to 10,000."""
+class RunList(Listed):
+    """Runs in order."""
 
     runs: list[Run]
-    after: str | None
-    before: str | None
-    count: int
 
 
 class StopRun(Schema):
@@ -114,7 +115,7 @@ class GoOn(Schema):
 
 
 class Checkpoint(Schema):
-    """A checkpoint that is on the disk."""
+    """A checkpoint that is on the disk. `coming_from`: the host on which alone it lies until it has come home."""
 
     step: int
     loss: float | None
@@ -124,6 +125,7 @@ class Checkpoint(Schema):
     is_best: bool
     is_kept: bool
     is_pinned: bool
+    coming_from: str | None
 
 
 class KeepCheckpoint(Schema):
