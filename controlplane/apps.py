@@ -13,9 +13,10 @@ class ControlPlaneConfig(AppConfig):
     def ready(self) -> None:
         """Connects the kinds of jobs and the alerts; they import models, so it can't be done earlier."""
         from controlplane.kinds.registry import connect
-        from controlplane.services import activation, queue, run_alerts
+        from controlplane.services import activation, arrivals, queue, run_alerts
 
         connect()
         activation.connect()
+        arrivals.connect()
         run_alerts.connect()
         queue.connect()

@@ -19,6 +19,7 @@ class Ask:
 
     `host`: the only one that will do ("": any). `last_host`: where it ran before; it waits until that one answers.
     `turn`: of the jobs with the same one (not empty) a single one runs at a time. `wanted`: the files that it reads.
+    `in_library`: it runs only where the library lies.
     """
 
     kind: str
@@ -32,6 +33,7 @@ class Ask:
     shares_processor: bool = False
     turn: str = ""
     wanted: tuple[Wanted, ...] = ()
+    in_library: bool = False
 
 
 def of(job: Job) -> Ask:
@@ -47,6 +49,7 @@ def of(job: Job) -> Ask:
         last_host=job.host.name if job.host is not None else "",
         shares_processor=kind.may_share_processor(job),
         turn=f"chain {chain}" if chain else "", wanted=locality.wanted_by(job),
+        in_library=kind.in_library,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from controlplane.launches import Launches
 from controlplane.models import Attempt, Deployment, Host, Job
 from controlplane.models.jobs import Desired, Status
 from controlplane.placement import Place
-from controlplane.services import bell, energy, engine_watch, hosts, ingest, jobs, staging, telemetry
+from controlplane.services import bell, energy, engine_watch, hosts, ingest, jobs, members, staging, telemetry
 from controlplane.stuck import StuckWatch
 
 log = logging.getLogger(__name__)
@@ -106,6 +106,7 @@ class Dispatcher:
             carry_out_wishes()
             self._stuck.look()
         self._loss.look()
+        members.look()
         self._watch_deployments()
 
     def _meet_hosts(self) -> None:
@@ -210,6 +211,7 @@ def claim(job: Job, found: Place) -> Attempt | None:
             attempt = Attempt.objects.create(
                 job=claimed, number=number, host=found.host, gpus=list(found.gpus), placed_because=found.because
             )
+            members.enlist(attempt, found.others)
             kind_of(claimed).on_launch(claimed, attempt)
     except ConflictError:
         return None
@@ -225,7 +227,7 @@ def launch_claimed(start: Callable[[Attempt], None] | None = None) -> None:
 
 def launch(attempt: Attempt) -> None:
     """Hands a claimed attempt to its host's agent. Whatever goes wrong ends this job alone, never the dispatcher."""
-    job, kind = jobs.get(attempt.job_id), kind_of(attempt.job)
+    job = jobs.get(attempt.job_id)
     if job.status != Status.RUNNING or job.attempt_count != attempt.number:
         ingest.drop(attempt)  # cancelled between the claim and now
         return
@@ -233,10 +235,7 @@ def launch(attempt: Attempt) -> None:
         ingest.call_off(attempt)
         return
     try:
-        spec = staging.staged(attempt, kind.spec(job, attempt), carrier(attempt.host))
-        if spec is None:
-            return  # its files are on their way
-        carrier(attempt.host).launch(spec.to_json(), kind.secrets(job, attempt))
+        is_launched = _hand_over(job, attempt)
     except HostUnreachableError as error:
         log.warning("job %s: %s; it is launched when the host answers", job.pk, error)
         return
@@ -254,7 +253,24 @@ def launch(attempt: Attempt) -> None:
         message = f"It can't be launched: {type(error).__name__}: {error}"
         ingest.fail_before_launch(job.pk, "internal", message, "The web server's log has more.")
         return
-    Attempt.objects.filter(pk=attempt.pk).update(launched=True)
+    if is_launched:
+        Attempt.objects.filter(pk=attempt.pk).update(launched=True)
+
+
+def _hand_over(job: Job, attempt: Attempt) -> bool:
+    """Launches the attempt on each of its hosts. False while its files are on their way there."""
+    kind = kind_of(job)
+    parts = []
+    for member, host, whole in members.specs(attempt, kind.spec(job, attempt)):
+        spec = staging.staged(members.as_on(attempt, host), whole, carrier(host))
+        if spec is not None:
+            parts.append((member, host, spec))
+    if len(parts) <= attempt.members.count():
+        return False
+    for member, host, spec in parts:
+        carrier(host).launch(spec.to_json(), kind.secrets(job, attempt))
+        members.launched(member)
+    return True
 
 
 def carry_out_wishes() -> None:
@@ -271,6 +287,8 @@ def carry_out_wishes() -> None:
         except (HostUnreachableError, AgentRefusedError) as error:
             log.info("job %s: %s not delivered yet: %s", attempt.job_id, desired, error)
             continue
+        if desired == Desired.CANCEL:
+            members.end_others(attempt)
         with transaction.atomic():
             Attempt.objects.filter(pk=attempt.pk).update(wish_sent=desired)
             jobs.set_phase(attempt.job_id, "stopping")
@@ -280,11 +298,16 @@ def poll(host: Host) -> None:
     """One long poll of a host: stores what it brings, and ends what runs there without a right to."""
     rows = Attempt.objects.filter(host=host, launched=True, ended_at=None)
     cursors = [Cursor(job_id=row.job_id, attempt=row.number, offset=row.offset) for row in rows]
+    parts = members.parts_on(host)
+    cursors += [Cursor(job_id=key[0], attempt=key[1], offset=part.offset) for key, part in parts.items()]
     give_back()
     answer = carrier(host).poll(cursors, POLL_SECONDS, host.samples_until or 0.0)
     received_at = time.time()
     for news in answer["attempts"]:
-        _store(news)
+        if (part := parts.get((news["job_id"], news["attempt"]))) is not None:
+            members.heard(part, news)
+        else:
+            _store(news)
     try:
         _record(host, answer, received_at)
     except Exception:
@@ -312,7 +335,7 @@ def _store(news: AttemptNews) -> None:
     """Stores one attempt's news; an attempt whose news can't be stored, tried often enough, fails alone."""
     key = (news["job_id"], news["attempt"])
     try:
-        ingest.store(news)
+        ingest.store(members.held_back(news))
         _unstorable.pop(key, None)
     except Exception as error:  # this loop must live for the other jobs of the host
         log.exception("the events of job %s attempt %s can't be stored", *key)

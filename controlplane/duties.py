@@ -9,12 +9,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from controlplane import generating, inner_jobs
+from controlplane import carrying, generating, homecoming, inner_jobs
 from controlplane.kept_connections import keep_sound, let_go
 from controlplane.services import (
     alert_watch,
     alerts,
+    audit_seal,
     conversations,
+    copies,
     data_generation_dataset,
     disk_guard,
     drift,
@@ -71,6 +73,7 @@ DUTIES: tuple[Duty, ...] = (
     Duty("old usage", 3600.0, usage.prune),
     Duty("old conversations", 3600.0, conversations.prune),
     Duty("old generations", 3600.0, generations.prune),
+    Duty("audit seals", 2.0, audit_seal.seal_new),
     Duty("silent runs", 60.0, external_runs.give_up_silent),
     Duty("power drift", 30.0, drift.reconcile),
     Duty("power schedules", 30.0, schedules.apply_due),
@@ -82,5 +85,8 @@ DUTIES: tuple[Duty, ...] = (
     Duty("run sweeps", 2.0, run_sweep_work.work),
     Duty("evaluations' figures", 2.0, evaluations.measure),
     Duty("promotions", 2.0, evaluations_promotion.work),
+    Duty("files between hosts", 1.0, carrying.work),
+    Duty("results coming home", 1.0, homecoming.work),
+    Duty("copies of what was deleted", 60.0, copies.tidy),
     Duty("generated data", 2.0, data_generation_dataset.work),
 )

@@ -36,7 +36,7 @@ def needed_bytes(job: Job, gpus: int) -> int:
     run: Run | None = getattr(job, "run", None)
     if run is None:
         return 0
-    start = run.chain.start if run.chain else run.model
+    start = run.chain.start if run.chain else run.start_model
     model, config = start.base or start, run.config.get("model", {})
     if model.parameters is None:
         return 0

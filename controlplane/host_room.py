@@ -17,7 +17,7 @@ from controlplane.kinds.registry import KINDS
 from controlplane.models import Gpu, Host, Job, Member
 from controlplane.models.hosts import HostRole, Upkeep
 from controlplane.models.jobs import Status
-from controlplane.services import hosts, power_profiles, settings, thermal, upkeep
+from controlplane.services import artefacts, hosts, power_profiles, settings, thermal, upkeep
 from controlplane.services.locality import Holdings
 
 
@@ -183,6 +183,8 @@ def _unfit(host: Host, ask: Ask) -> str:
     """Why a host will never do for such a job, or nothing."""
     if ask.host and ask.host != host.name:
         return f"is to run on {ask.host}"
+    if ask.in_library and artefacts.is_apart(host):
+        return f"is done where the library lies, and {host.name} has a home of its own"
     if lacking := [label for label in ask.labels if label not in host.labels]:
         return f"asks for the label {lacking[0]}, which {host.name} doesn't have"
     if host.role != HostRole.BOTH and ask.lane in HostRole.values and ask.lane != host.role:

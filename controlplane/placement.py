@@ -89,6 +89,8 @@ def _because(
 
 def _headline(ask: Ask, told: Sequence[tuple[Host, NoRoom | None]]) -> str:
     """The reason that goes away soonest, and how many other hosts there are."""
+    if len(told) < ask.hosts:
+        return f"asks for {ask.hosts} hosts at once, there are {len(told)}"
     reasons = [answer for _, answer in told if answer is not None]
     soonest = min(reasons, key=lambda answer: answer.outlook)
     if ask.hosts > 1:

@@ -121,15 +121,17 @@ class Item:
 def item_at(place: str) -> Item | None:
     """The item that lies there, by its place relative to a home; None where nothing that travels does."""
     parts = PurePosixPath(place).parts
-    known = {
-        ("datasets", 2): lambda: ("dataset", parts[1]),
-        ("models", 2): lambda: ("model", parts[1]),
-        ("runs", 4): lambda: ("checkpoint", f"{parts[1]}/{parts[3].removeprefix('step-')}"),
-    }.get((parts[0], len(parts)) if parts else ("", 0))
-    if known is None:
-        return None
+    match (parts[0] if parts else "", len(parts)):
+        case ("datasets", 2):
+            kind, value = "dataset", parts[1]
+        case ("models", 2):
+            kind, value = "model", parts[1]
+        case ("runs", 4):
+            kind, value = "checkpoint", f"{parts[1]}/{parts[3].removeprefix('step-')}"
+        case _:
+            return None
     try:
-        item = Item(*known())
+        item = Item(kind, value)
     except AgentFaultError:
         return None
     return item if item.place == place else None

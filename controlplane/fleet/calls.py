@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from controlplane.fleet.files import HostFiles
 from controlplane.fleet.protocol import (
     Cursor,
     EndAnswer,
@@ -95,3 +96,8 @@ class AgentCalls(ABC):
 
     def shutdown(self) -> None:
         self._ask("shutdown", {})
+
+    @property
+    def files(self) -> HostFiles:
+        """The files of its home."""
+        return HostFiles(self._ask)

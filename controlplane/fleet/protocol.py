@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from monitoring.events import Wish
+from monitoring.file_items import Item
 from monitoring.wire import (
     AgentFault,
     AttemptNews,
@@ -15,11 +16,15 @@ from monitoring.wire import (
     DiskReading,
     EndAnswer,
     ExitRecord,
+    FileBlock,
+    FileEntry,
+    FileListing,
     GpuProcess,
     GpuReading,
     HostFacts,
     HostReading,
     HostSample,
+    Incoming,
     LaunchAnswer,
     LogBytes,
     LogPage,
@@ -43,12 +48,18 @@ __all__ = [
     "DiskReading",
     "EndAnswer",
     "ExitRecord",
+    "FileBlock",
+    "FileCalls",
+    "FileEntry",
+    "FileListing",
     "GpuProcess",
     "GpuReading",
     "HostFacts",
     "HostReading",
     "HostSample",
     "HostUnreachableError",
+    "Incoming",
+    "Item",
     "LaunchAnswer",
     "LogBytes",
     "LogPage",
@@ -76,6 +87,28 @@ class AgentRefusedError(Exception):
         self.code = code
         self.message = message
         self.fix = fix
+
+
+class FileCalls(Protocol):
+    """The files of one home (`controlplane.fleet.files` has what each call says). Raises as a carrier's calls do."""
+
+    def list_files(self, item: Item) -> FileListing:
+        """What an item consists of; `absent` where it isn't there, `hashing` where the answer takes longer."""
+
+    def read_block(self, item: Item, name: str, offset: int) -> FileBlock:
+        """A block of a file. Refusal: `gone`."""
+
+    def begin_files(self, item: Item, files: Sequence[FileEntry]) -> Incoming:
+        """Makes ready for these files, or goes on where it broke off. Refusal: `disk_full`."""
+
+    def write_block(self, item: Item, number: int, offset: int, block: FileBlock) -> int:
+        """Appends a block; returns how much is held. Refusals: `damaged_block`, `wrong_offset`, `disk_full`."""
+
+    def publish_files(self, item: Item) -> Incoming:
+        """Puts an item into its place once every file has its hash."""
+
+    def remove_files(self, item: Item, *, incoming_only: bool = False) -> int:
+        """Takes an item away, or only what has come of it. Refusal: `in_use`."""
 
 
 class Carrier(Protocol):
@@ -144,3 +177,7 @@ class Carrier(Protocol):
 
     def shutdown(self) -> None:
         """Ends the agent. Jobs go on."""
+
+    @property
+    def files(self) -> FileCalls:
+        """The files of its home."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from controlplane.models import Attempt, Job, LanguageModel
 from controlplane.models.jobs import STUCK
+from controlplane.services.artefacts import Need
 from monitoring.events import Artefact, Error, Event, JobSpec
 
 
@@ -30,6 +31,9 @@ class JobKind:
 
     in_turn: ClassVar[bool] = True
     """Whether what `runs_here` waits for the one before it; a kind that doesn't has a duty of its own."""
+
+    in_library: ClassVar[bool] = False
+    """Whether it runs only where the library lies: it makes or checks what the library holds."""
 
     def work(self, job: Job) -> dict[str, Any]:
         """Does a job that `runs_here`; returns its result. Raises PilothouseError, JobCancelledError."""
@@ -68,6 +72,10 @@ class JobKind:
 
     def on_events(self, job: Job, attempt: Attempt, events: list[Event]) -> None:
         """A batch of its events, inside the ingest transaction. Common meanings are `services.ingest`'s."""
+
+    def makes(self, job: Job, attempt: Attempt) -> list[Need]:
+        """What the attempt has made and must lie in the library before its job is done."""
+        return []
 
     def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
         """It has done what it was for (inside the transaction that makes it done)."""

@@ -9,6 +9,7 @@ from controlplane.kinds.base import JobKind, model_artefact
 from controlplane.models import Attempt, Job
 from controlplane.models.generated import Strategy
 from controlplane.services import data_generation
+from controlplane.services.artefacts import Need, results_need
 from monitoring.events import Artefact, Inputs, JobSpec
 
 NICENESS = 5
@@ -35,6 +36,9 @@ class DataGenKind(JobKind):
 
     def gpus_wanted(self, job: Job) -> int:
         return 0 if job.config.get("strategy") == Strategy.REGIME3 else 1
+
+    def makes(self, job: Job, attempt: Attempt) -> list[Need]:
+        return [results_need(job.pk, f"rows of {job.title}")]
 
     def on_retry(self, job: Job) -> None:
         data_generation.retried(job)

@@ -9,6 +9,7 @@ from controlplane.errors import ConflictError
 from controlplane.kinds.base import JobKind, model_artefact
 from controlplane.models import Attempt, Evaluation, Job
 from controlplane.services import checkpoints, evaluations, models
+from controlplane.services.artefacts import Need, results_need
 from monitoring.events import Artefact, Inputs, JobSpec
 
 NICENESS = 5
@@ -45,6 +46,9 @@ class EvalKind(JobKind):
     def gpus_wanted(self, job: Job) -> int:
         return 1
 
+    def makes(self, job: Job, attempt: Attempt) -> list[Need]:
+        return [results_need(job.pk, f"rows of {job.title}")]
+
     def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
         evaluations.done(job)
 
@@ -61,7 +65,7 @@ def _subject(row: Evaluation) -> tuple[Artefact, Artefact | None, dict[str, Any]
         if row.run is None or row.checkpoint_step is None:
             raise ConflictError(f"The run of {row.model_name} has been deleted.")
         checkpoint = checkpoints.get(row.run, row.checkpoint_step)
-        start = row.run.model
+        start = row.run.start_model
         artefact = Artefact(row.model_name, str(checkpoints.folder_of(checkpoint)), checkpoint.manifest_sha256)
         return artefact, model_artefact(start.base or start), models.trained_with(row.run)
     if row.model is None:

@@ -17,6 +17,7 @@ class FetchKind(JobKind):
     """What the verb `fetch` does: an export where the job's `config` names one, else a model comes."""
 
     name = "fetch"
+    in_library = True
 
     def spec(self, job: Job, attempt: Attempt) -> JobSpec:
         return _part(job).spec(job, attempt)

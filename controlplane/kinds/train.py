@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from django.db.models import Q
 from django.utils import timezone
 
 from controlplane.errors import ConflictError
@@ -12,6 +13,7 @@ from controlplane.models import Attempt, Checkpoint, Job, LanguageModel, Run, Sa
 from controlplane.models.datasets import DatasetStatus
 from controlplane.models.language_models import ModelState
 from controlplane.services import (
+    arrivals,
     chains,
     curves,
     datasets,
@@ -22,6 +24,7 @@ from controlplane.services import (
     run_points,
     versions,
 )
+from controlplane.services.artefacts import Need, model_need
 from controlplane.services.points import Point
 from monitoring import events as ev
 from monitoring.attempt import RANK_DIED
@@ -62,7 +65,8 @@ class TrainKind(JobKind):
         return {**run.config, "data": data}
 
     def _resume_from(self, run: Run, attempt: Attempt) -> Artefact | None:
-        last = run.checkpoints.filter(gone_at=None).order_by("-step").first()
+        there = Q(coming_from=None) | Q(coming_from=attempt.host)  # what lies on a lost host alone can't be had
+        last = run.checkpoints.filter(there, gone_at=None).order_by("-step").first()
         if last is None or attempt.number == 1:
             return None
         return Artefact(f"{run.pk}/{last.step}", str(run.folder / last.path), last.manifest_sha256)
@@ -71,7 +75,8 @@ class TrainKind(JobKind):
         return queue.waits_for()
 
     def waits_for(self, job: Job) -> str | None:
-        return self.held() or chains.waits_for(job.run)
+        again = arrivals.waits_for_checkpoint(job.run) if job.attempt_count else None
+        return self.held() or chains.waits_for(job.run) or again
 
     def environment(self, job: Job) -> dict[str, Any]:
         return _environment(job)
@@ -102,9 +107,11 @@ class TrainKind(JobKind):
                     run.total_steps = int(progress.total) if progress.total else run.total_steps
                     run_points.reach(run, int(progress.done), event.time)
                 case ev.Checkpoint() as checkpoint:
-                    _store_checkpoint(run, checkpoint, event.time)
-                    evaluations_following.checkpoint_came(run, checkpoint.step)
-                case ev.CheckpointGone(step=step):
+                    row = _store_checkpoint(run, checkpoint, event.time)
+                    if not arrivals.checkpoint_written(run, row, attempt.host):
+                        evaluations_following.checkpoint_came(run, checkpoint.step)
+                    _tell_checkpoint(run, row)
+                case ev.CheckpointGone(step=step) if not arrivals.checkpoint_gone(run, step, attempt.host):
                     run.checkpoints.filter(step=step).update(gone_at=timezone.now())
                     publish(f"run:{run.pk}", "checkpoint", {"step": step, "gone": True})
                 case ev.Sample() as sample:
@@ -124,6 +131,10 @@ class TrainKind(JobKind):
     def _store(self, run: Run, fresh: dict[str, list[Point]]) -> None:
         run_points.keep(run, fresh)
         run_points.tell(run, fresh)
+
+    def makes(self, job: Job, attempt: Attempt) -> list[Need]:
+        described = (attempt.result or {}).get("model")
+        return [model_need(result_model(Run.objects.get(job=job)))] if described else []
 
     def on_done(self, job: Job, attempt: Attempt, result: dict[str, Any]) -> None:
         run = Run.objects.get(job=job)
@@ -180,15 +191,21 @@ def _collect(run: Run, metrics: ev.Metrics, time: float, fresh: dict[str, list[P
     run.epoch = metrics.epoch if metrics.epoch is not None else run.epoch
 
 
-def _store_checkpoint(run: Run, event: ev.Checkpoint, time: float) -> None:
+def _store_checkpoint(run: Run, event: ev.Checkpoint, time: float) -> Checkpoint:
     row, _ = Checkpoint.objects.update_or_create(
         run=run, step=event.step,
         defaults={
             "path": event.path, "bytes": event.bytes,
             "loss": _finite(event.loss), "eval_loss": _finite(event.eval_loss),
             "manifest_sha256": event.manifest_sha256, "created_at": datetime.fromtimestamp(time, UTC), "gone_at": None,
+            "coming_from": None,
         },
     )  # fmt: skip
+    return row
+
+
+def _tell_checkpoint(run: Run, row: Checkpoint) -> None:
+    row.refresh_from_db()
     publish(f"run:{run.pk}", "checkpoint", run_facts.checkpoint(row, run_facts.best_step(run)))
 
 

@@ -19,6 +19,7 @@ class ValidateKind(JobKind):
     """
 
     name = "validate"
+    in_library = True
 
     def spec(self, job: Job, attempt: Attempt) -> JobSpec:
         dataset = datasets.get(int(job.config["dataset"]))

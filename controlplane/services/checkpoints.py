@@ -69,7 +69,17 @@ def get(run: Run, step: int) -> Checkpoint:
     if row is None:
         there = ", ".join(str(known) for known in rows.order_by("step").values_list("step", flat=True)) or "none"
         raise NotFoundError(f"Run {run.pk} has no checkpoint at step {step}. There are: {there}.")
+    if row.coming_from is not None:
+        raise ConflictError(
+            f"The checkpoint of step {step} is still on its way from {row.coming_from.name}. Wait until it has come."
+        )
     return row
+
+
+def release(row: Checkpoint) -> None:
+    """Takes the files of a checkpoint away that its run no longer keeps, unless somebody has marked it now."""
+    with suppress(ConflictError):
+        shutil.rmtree(_put_aside(row), ignore_errors=True)
 
 
 def keep(actor: Actor, run: Run, step: int, wanted: bool = True) -> Checkpoint:

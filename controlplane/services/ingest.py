@@ -17,7 +17,7 @@ from controlplane.kinds.registry import kind_of
 from controlplane.live.announce import publish
 from controlplane.models import Attempt, Job
 from controlplane.models.jobs import Desired, Status
-from controlplane.services import arrivals, jobs, staging
+from controlplane.services import arrivals, jobs, members, staging
 from monitoring import events as ev
 from monitoring.events import EXIT_PAUSED, Event, MalformedEventError, decode_event
 
@@ -184,8 +184,9 @@ def _conclude_paused(job: Job) -> None:
 
 def _conclude_failed(job: Job, attempt: Attempt, ended: ExitRecord | None) -> None:
     kind = kind_of(job)
-    error = attempt.error or explain(ended)
-    said = ev.Error(**attempt.error) if attempt.error else None
+    told = members.fault_of(attempt, attempt.error)
+    error = told or explain(ended)
+    said = ev.Error(**told) if told else None
     # One that worked for long is no crash loop: what happened weeks ago doesn't count against it.
     failures = 1 if lived_seconds(attempt) > LONG_LIFE_SECONDS else job.failures + 1
     if kind.may_retry(said) and failures < job.max_failures and job.desired == Desired.RUN:

@@ -5,17 +5,15 @@ other hosts hold is asked once a round, not once a job.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
-from django.conf import settings
-
-from controlplane.models import Host, Job, LanguageModel, Run
+from controlplane.models import Host, HostCopy, Job, LanguageModel, Run
+from controlplane.services import artefacts
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A dataset ("dataset/ID") or a model ("model/UUID") that a job reads, and its size."""
+    """A dataset ("dataset/SHA256") or a model ("model/UUID") that a job reads, and its size."""
 
     key: str
     bytes: int
@@ -23,22 +21,28 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What each host holds, as it was when this was read."""
+    """What each host holds, as it was when this was read: for each that is apart from the library, the keys."""
 
-    library: str
+    held: dict[int, frozenset[str]]
 
     @classmethod
     def read(cls) -> Self:
         """The present state."""
-        return cls(str(Path(settings.HOME).resolve()))
+        found: dict[int, set[str]] = {}
+        for host_id, kind, value in HostCopy.objects.values_list("host_id", "item_kind", "item_id"):
+            found.setdefault(host_id, set()).add(f"{kind}/{value}")
+        return cls({host_id: frozenset(keys) for host_id, keys in found.items()})
 
     def is_library(self, host: Host) -> bool:
         """Whether the host reads the control plane's own folder."""
-        return host.facts.get("home") == self.library
+        return artefacts.is_library(host)
 
     def held_bytes(self, host: Host, wanted: tuple[Wanted, ...]) -> int:
         """How much of these files needn't be brought to the host."""
-        return sum(item.bytes for item in wanted) if self.is_library(host) else 0
+        if not artefacts.is_apart(host):
+            return sum(item.bytes for item in wanted)
+        there = self.held.get(host.pk, frozenset())
+        return sum(item.bytes for item in wanted if item.key in there)
 
 
 def held_bytes(host: Host, job: Job) -> int:
@@ -51,7 +55,7 @@ def wanted_by(job: Job) -> tuple[Wanted, ...]:
     run: Run | None = getattr(job, "run", None) if job.kind == "train" else None
     if run is None or run.dataset is None or run.model is None:
         return ()
-    return (Wanted(f"dataset/{run.dataset_id}", run.dataset.bytes), _model(run.model))
+    return (Wanted(f"dataset/{run.dataset.sha256}", run.dataset.bytes), _model(run.model))
 
 
 def _model(model: LanguageModel) -> Wanted:

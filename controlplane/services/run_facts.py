@@ -4,10 +4,10 @@ Runs in the web process. Reads only.
 """
 
 import re
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from controlplane.models import Checkpoint, Job, Run
-from controlplane.models.jobs import Status
+from controlplane.models.jobs import Kind, Status
 from controlplane.moments import iso
 from controlplane.services import checkpoints as on_disk
 from controlplane.services import energy, jobs
@@ -61,13 +61,24 @@ def checkpoint(row: Checkpoint, best: int | None) -> dict[str, Any]:
         "step": row.step, "loss": row.loss, "eval_loss": row.eval_loss, "bytes": row.bytes,
         "created_at": row.created_at.isoformat(), "is_best": row.step == best,
         "is_kept": bool(marks), "is_pinned": on_disk.PIN in marks,
+        "coming_from": row.coming_from.name if row.coming_from is not None else None,
     }  # fmt: skip
 
 
 def checkpoints(run: Run) -> list[dict[str, Any]]:
     """Every checkpoint that is there, in order of step."""
     best = best_step(run)
-    return [checkpoint(row, best) for row in run.checkpoints.filter(gone_at=None).order_by("step")]
+    return [
+        checkpoint(row, best)
+        for row in run.checkpoints.filter(gone_at=None).select_related("coming_from").order_by("step")
+    ]
+
+
+def origin(run: Run) -> Literal["training", "script", "files"]:
+    """Who made it: Pilothouse, a script that sends its points, or whoever wrote the event files it was read from."""
+    if not run.is_external:
+        return "training"
+    return "files" if run.job.kind == Kind.IMPORT else "script"
 
 
 def status(run: Run) -> dict[str, Any]:
@@ -78,15 +89,16 @@ def status(run: Run) -> dict[str, Any]:
 
 def facts(run: Run) -> dict[str, Any]:
     """What `GET /api/runs/{id}` answers."""
-    job = run.job
+    job, dataset = run.job, run.dataset
     model = next((model for model in run.models.all() if (model.source, model.state) == ("run", "ready")), None)
     return {
         "id": run.pk, "job_id": job.pk, "name": run.name, "tags": tag_names(run), "group": run.group,
         "notes": run.notes, "edition": run.edition, "status": job.status, "phase": job.phase,
         "desired": job.desired, "waiting_reason": job.waiting_reason if job.status == Status.PENDING else "",
-        "dataset": {"id": run.dataset_id, "name": run.dataset.name, "version": run.dataset.version},
-        "model": run.model.name, "chain": run.chain.name if run.chain else None, "profile": run.profile,
-        "config": run.config,
+        "origin": origin(run),
+        "dataset": dataset and {"id": dataset.pk, "name": dataset.name, "version": dataset.version},
+        "model": run.model.name if run.model else None, "chain": run.chain.name if run.chain else None,
+        "profile": run.profile, "config": run.own_config if run.is_external else run.config,
         "based_on": run.based_on_id,
         "host": job.host.name if job.host else None, "attempts": job.attempt_count,
         "progress": progress(run), "last": run.last, "result": job.result, "error": job.error,

@@ -129,6 +129,10 @@ DEFAULTS: dict[str, Definition] = {
     "hosts.max_clock_skew_seconds": Definition(
         2.0, "How far a host's clock may be from the web server's before its page warns.", "s", 0.1, 3600
     ),
+    "files.cache_limit_gib": Definition(
+        500.0, "How much of datasets, models and checkpoints a host with a home of its own holds; what was not used "
+        "for longest goes first. 0: as much as its disk has room for.", "GiB", 0, 1_000_000
+    ),
     "fleet.lost_after_seconds": Definition(
         60, "How long a host may be silent before its jobs count as lost.", "s", 15, 86_400
     ),
