@@ -73,8 +73,31 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Meeting:
+    """Where the processes of a run on several hosts meet: this host's are number `number` of `hosts`; number 0 leads.
+
+    `endpoint` is the leader's "address:port", `address` this host's own; `key` tells one attempt's meeting from
+    others'.
+    """
+
+    endpoint: str
+    address: str
+    key: str
+    number: int
+    hosts: int
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all are on one machine, so that nothing needs its network cards."""
+        return self.endpoint.startswith("127.")
+
+
+@dataclass(frozen=True)
 class JobSpec:
-    """One attempt of one job. `gpus` holds NVML UUIDs; `model_dir` is where a finished model is to be published."""
+    """One attempt of one job. `gpus` holds NVML UUIDs; `model_dir` is where a finished model is to be published.
+
+    `meeting`: of a run on several hosts, each of which gets a spec of its own.
+    """
 
     job_id: int
     attempt: int
@@ -86,6 +109,7 @@ class JobSpec:
     gpus: tuple[str, ...] = ()
     config: dict[str, Any] = field(default_factory=dict)
     model_dir: str = ""
+    meeting: Meeting | None = None
     spec_version: int = SPEC_VERSION
 
     def to_json(self) -> dict[str, Any]:
@@ -99,7 +123,9 @@ class JobSpec:
             raise ValueError(f"spec version {value.get('spec_version')!r}, but this program reads {SPEC_VERSION}")
         inputs = {name: Artefact(**item) if item else None for name, item in value.get("inputs", {}).items()}
         try:
-            return cls(**{**value, "inputs": Inputs(**inputs), "gpus": tuple(value.get("gpus", ()))})
+            meeting = Meeting(**value["meeting"]) if value.get("meeting") else None
+            gpus = tuple(value.get("gpus", ()))
+            return cls(**{**value, "inputs": Inputs(**inputs), "gpus": gpus, "meeting": meeting})
         except TypeError as error:
             raise ValueError(f"not a job spec: {error}") from error
 

@@ -35,10 +35,10 @@ def train(spec: JobSpec, spec_path: Path, events: EventWriter, wishes: Wishes) -
     config = _config(spec)
     require_packages(config)
     folder = Path(spec.output_dir) / checkpoints.FOLDER
-    resume = find_resume(spec, folder, events)
+    resume = find_resume(spec, folder, events) if _leads(spec) else _given(spec)
     events.emit(Phase(name="launching"))
     prepare_process(spec, config)
-    if (count := process_count(spec, config)) > 1:
+    if (count := process_count(spec, config)) > 1 or spec.meeting:
         return launch(spec_path, resume, count, events=events, wishes=wishes)
     if config.environment.distributed != "none":
         events.log(f"environment.distributed is {config.environment.distributed}, but there is one GPU: one process.")
@@ -76,6 +76,17 @@ def find_resume(spec: JobSpec, folder: Path, events: EventWriter) -> Path | None
         else:
             events.log(f"The checkpoint of step {later} is kept, though the run goes on from before it.", "warning")
     return path
+
+
+def _leads(spec: JobSpec) -> bool:
+    """Whether this host's part of the run is the one that writes checkpoints and takes them away."""
+    return spec.meeting is None or spec.meeting.number == 0
+
+
+def _given(spec: JobSpec) -> Path | None:
+    """What a host that doesn't lead was given to go on from; its processes ask the first one whether that is it."""
+    named = spec.inputs.resume_from
+    return Path(named.path) if named is not None and Path(named.path).is_dir() else None
 
 
 def _whole(named: Path, folder: Path, events: EventWriter) -> Path:

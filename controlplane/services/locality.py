@@ -4,7 +4,7 @@ The home of the control plane is the library: it holds everything, and so does a
 other hosts hold is asked once a round, not once a job.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from controlplane.models import Host, HostCopy, Job, LanguageModel, Run
@@ -21,9 +21,13 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Holdings:
-    """What each host holds, as it was when this was read: for each that is apart from the library, the keys."""
+    """What each host holds, as it was when this was read: for each that is apart from the library, the keys.
+
+    `apart`: what has been asked of hosts meanwhile, since it means a look at a file.
+    """
 
     held: dict[int, frozenset[str]]
+    apart: dict[int, bool] = field(default_factory=dict)
 
     @classmethod
     def read(cls) -> Self:
@@ -34,12 +38,18 @@ class Holdings:
         return cls({host_id: frozenset(keys) for host_id, keys in found.items()})
 
     def is_library(self, host: Host) -> bool:
-        """Whether the host reads the control plane's own folder."""
-        return artefacts.is_library(host)
+        """Whether the host reads the control plane's own folder, under whichever path."""
+        return not self.is_apart(host)
+
+    def is_apart(self, host: Host) -> bool:
+        """Whether files must be copied to it."""
+        if host.pk not in self.apart:
+            self.apart[host.pk] = artefacts.is_apart(host)
+        return self.apart[host.pk]
 
     def held_bytes(self, host: Host, wanted: tuple[Wanted, ...]) -> int:
         """How much of these files needn't be brought to the host."""
-        if not artefacts.is_apart(host):
+        if not self.is_apart(host):
             return sum(item.bytes for item in wanted)
         there = self.held.get(host.pk, frozenset())
         return sum(item.bytes for item in wanted if item.key in there)

@@ -58,12 +58,12 @@ def test_a_job_may_name_its_host() -> None:
     assert (placed(engine), engine.is_pinned) == ("b", True)
 
 
-def test_the_host_that_holds_the_files_comes_first_then_the_one_with_least_to_do(settings: Any) -> None:
+def test_the_host_that_holds_the_files_comes_first_then_the_one_with_least_to_do() -> None:
     busy = factories.make_host("a", gpus=2)
     factories.make_host("b", gpus=2)
     factories.make_job("train", status=Status.RUNNING, host=busy, gpus=[busy.gpus.first().uuid])  # type: ignore[union-attr]
     assert placed(run_asking()) == "b"
-    Host.objects.filter(name="a").update(facts={**busy.facts, "home": str(settings.HOME)})
+    Host.objects.filter(name="b").update(facts={**busy.facts, "home_id": "another"})
     found = place(run_asking(), hosts.list_hosts())
     assert isinstance(found, Place)
     assert found.because.startswith("a: 2 of 2 hosts have room; ")

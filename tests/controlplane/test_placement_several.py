@@ -32,13 +32,39 @@ def test_without_cards_its_processes_share_the_processor() -> None:
     assert placed(distributed="none", gpus=2) == "asks for 2 GPUs, box has none"
 
 
-def test_several_processes_are_asked_for_by_the_api_and_several_hosts_are_refused() -> None:
-    client = factories.make_client("use")
-    body = {"name": "first", "dataset": factories.make_dataset().pk, "model": factories.make_model().name}
-    config = {"environment": {"distributed": "fsdp", "gpus": 4}}
-    made = client.post("/api/runs", {**body, "config": config}, content_type="application/json")
-    assert made.status_code == 201, made.content
-    config = {"environment": {"distributed": "fsdp", "num_nodes": 2}}
-    refused = client.post("/api/runs", {**body, "config": config}, content_type="application/json")
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"num_nodes": 2}, "needs environment.distributed ddp or fsdp"),
+        ({"num_nodes": 2, "distributed": "ddp", "host": "box"}, "can't name one"),
+        ({"host": "nowhere"}, "There is no host 'nowhere'"),
+    ],
+)
+def test_the_api_refuses_what_no_fleet_could_do(environment: dict[str, Any], said: str) -> None:
+    factories.make_host("box")
+    refused = asked_for(environment)
     assert refused.status_code == 422
-    assert "A run trains on one host: leave environment.num_nodes at 1." in refused.content.decode()
+    assert said in refused.content.decode()
+
+
+def test_several_processes_on_several_hosts_are_asked_for_by_the_api() -> None:
+    assert asked_for({"distributed": "fsdp", "gpus": 4}).status_code == 201
+    assert asked_for({"distributed": "ddp", "gpus": 2, "num_nodes": 2, "labels": ["nvlink"]}).status_code == 201
+
+
+def asked_for(environment: dict[str, Any]) -> Any:
+    body = {"name": "first", "dataset": factories.make_dataset().pk, "model": factories.make_model().name}
+    client = factories.make_client("use")
+    return client.post("/api/runs", {**body, "config": {"environment": environment}}, content_type="application/json")
+
+
+def test_it_gets_its_cards_on_several_hosts_at_once_or_waits() -> None:
+    first, second = factories.make_host("a", gpus=2), factories.make_host("b", gpus=2)
+    found = placed(distributed="ddp", gpus=2, num_nodes=2)
+    assert isinstance(found, Place)
+    assert (found.host, [host for host, _ in found.others]) == (first, [second])
+    assert (len(found.gpus), len(found.others[0][1])) == (2, 2)
+    assert placed(distributed="ddp", gpus=3, num_nodes=2) == (
+        "asks for 2 hosts at once, 0 of 2 have room; asks for 3 GPUs, a has 2"
+    )
+    assert placed(distributed="ddp", gpus=1, num_nodes=3) == "asks for 3 hosts at once, there are 2"

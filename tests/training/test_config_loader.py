@@ -82,6 +82,8 @@ CONTRACT_DEFAULTS = {
     "output.register_as": "",
     "environment.gpus": 0,
     "environment.num_nodes": 1,
+    "environment.host": "",
+    "environment.labels": [],
     "environment.distributed": "none",
     "environment.cpu_threads": 0,
     "environment.log_level": "info",

@@ -32,7 +32,7 @@ from training import checkpoints, memory_probe
 from training.config.loader import parse_config
 from training.data.order import FILLER, SeededOrder
 from training.distributed.gradients import ROOM_BYTES, GradientSum
-from training.distributed.launch import _come_to, process_count
+from training.distributed.launch import Party, _come_to, process_count
 from training.distributed.ranks import Ranks
 from training.distributed.sharding import own_part
 from training.distributed.worker import Outcome, Unheard
@@ -386,16 +386,26 @@ def test_the_fault_that_is_told_is_the_one_that_began_it(
     outcomes: dict[int, Outcome], died: dict[int, int], told: str
 ) -> None:
     with pytest.raises(JobFaultError) as caught:
-        _come_to(outcomes, died, 2)
+        _come_to(outcomes, died, Party(2))
     assert caught.value.message == told
     assert caught.value.code == (told if told.isidentifier() else RANK_DIED)
 
 
 def test_the_first_processs_end_is_the_runs() -> None:
-    assert _come_to({0: outcome(), 1: outcome()}, {}, 2) == {"steps": 3}
-    assert _come_to({0: outcome(), 1: outcome()}, {1: -11}, 2) == {"steps": 3}, "it had said its last word"
+    assert _come_to({0: outcome(), 1: outcome()}, {}, Party(2)) == {"steps": 3}
+    assert _come_to({0: outcome(), 1: outcome()}, {1: -11}, Party(2)) == {"steps": 3}, "it had said its last word"
     with pytest.raises(JobPausedError):
-        _come_to({0: outcome(paused=True), 1: outcome(paused=True)}, {}, 2)
+        _come_to({0: outcome(paused=True), 1: outcome(paused=True)}, {}, Party(2))
+
+
+def test_of_several_hosts_one_tells_its_own_processes_and_takes_what_nobody_foresaw_for_anothers_loss() -> None:
+    second = Party(2, number=1, hosts=2)
+    assert _come_to({2: outcome(), 3: outcome()}, {}, second) == {"steps": 3}
+    with pytest.raises(JobFaultError) as caught:
+        _come_to({2: outcome("internal", at=1.0), 3: outcome("internal", at=2.0)}, {}, second)
+    assert (caught.value.code, caught.value.message) == (RANK_DIED, "Another host of the run was lost: internal")
+    with pytest.raises(JobFaultError, match=r"^Process 4 of the run's 4 was ended by SIGKILL\.$"):
+        _come_to({2: outcome("internal", at=1.0)}, {3: -9}, second)
 
 
 def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:

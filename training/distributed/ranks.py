@@ -1,8 +1,9 @@
 """The processes that train one run together: what they agree on, what they add up. Runs in the training process.
 
-One process is the usual case, and then nothing here costs anything. Several were started by `distributed.launch`; they
-meet through a file in the attempt's folder, so that nothing listens on an address. Control goes over gloo and never
-waits for a GPU; gradients go over NCCL where there are GPUs.
+One process is the usual case, and then nothing here costs anything. Several were started by `distributed.launch`; on
+one host they meet through a file in the attempt's folder, so that nothing listens on an address, on several at the
+address where torchrun's agents have met. Control goes over gloo and never waits for a GPU; gradients go over NCCL where
+there are GPUs.
 """
 
 import os
@@ -25,15 +26,17 @@ class Ranks:
     count: int = 1
 
     @classmethod
-    def join(cls, rendezvous: Path) -> Self:
-        """Meets the others through that file, once. RANK, LOCAL_RANK and WORLD_SIZE say who is who."""
+    def join(cls, rendezvous: Path | None) -> Self:
+        """Meets the others once, through that file or (None) where torchrun's agents have met.
+
+        RANK, LOCAL_RANK and WORLD_SIZE say who is who.
+        """
         ranks = cls(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cuda":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group(
-            BACKENDS[device], init_method=f"file://{rendezvous}", rank=ranks.rank, world_size=ranks.count
-        )
+        place = f"file://{rendezvous}" if rendezvous else "env://"
+        distributed.init_process_group(BACKENDS[device], init_method=place, rank=ranks.rank, world_size=ranks.count)
         return ranks
 
     @property

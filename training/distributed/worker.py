@@ -17,6 +17,7 @@ from typing import Any, TypedDict
 from monitoring.attempt import EXIT_FAULT, JobFaultError, JobPausedError
 from monitoring.events import EVENTS_FILE, RESERVE_FILE, Body, Event, EventWriter, JobSpec, Level
 from monitoring.files import write_json
+from training import checkpoints
 from training.config.loader import parse_config
 from training.wishes import Wishes
 
@@ -93,9 +94,26 @@ def _train(spec: JobSpec, folder: Path, events: EventWriter, resume: Path | None
     from training.distributed.ranks import Ranks
     from training.engine import TrainerEngine
 
-    ranks = Ranks.join(folder / RENDEZVOUS_FILE)
+    ranks = Ranks.join(None if spec.meeting else folder / RENDEZVOUS_FILE)
+    if spec.meeting:
+        resume = _agree(spec, resume, ranks.shared(_step(resume)))
     engine = TrainerEngine(spec, events, Wishes(folder), resume, ranks)
     return engine.run_job(parse_config(spec.config)).to_values()
+
+
+def _step(resume: Path | None) -> int:
+    return checkpoints.read_manifest(resume).step if resume is not None else 0
+
+
+def _agree(spec: JobSpec, resume: Path | None, step: int) -> Path | None:
+    """The checkpoint that the first process goes on from, as this host has it. Raises JobFaultError where it hasn't."""
+    if _step(resume) == step:
+        return resume
+    path = checkpoints.path_of(Path(spec.output_dir) / checkpoints.FOLDER, step)
+    if step and not path.is_dir():
+        message = f"{spec.host} doesn't have the checkpoint of step {step} from which the run goes on."
+        raise JobFaultError("checkpoint_missing", message, "Let the hosts share their files, or start the run anew.")
+    return path if step else None
 
 
 def _end_with(parent: int) -> None:

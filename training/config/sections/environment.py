@@ -16,8 +16,22 @@ class Environment:
         about("How many GPUs the run takes. 0: one where the host has any.", title="GPUs", unit="GPUs", ge=0, le=1024),
     ] = 0
     num_nodes: Annotated[
-        int, about("How many hosts the run is spread over.", title="Hosts", unit="hosts", advanced=True, ge=1, le=1024)
+        int,
+        about(
+            "How many hosts the run is spread over; it takes that many GPUs on each.",
+            title="Hosts",
+            unit="hosts",
+            advanced=True,
+            ge=1,
+            le=1024,
+        ),
     ] = 1
+    host: Annotated[
+        str, about("The host on which the run is to start; empty: any that has room.", title="Host", advanced=True)
+    ] = ""
+    labels: Annotated[
+        tuple[str, ...], about("Labels that a host must have to be given the run.", title="Labels", advanced=True)
+    ] = ()
     distributed: Annotated[
         Literal["none", "ddp", "fsdp"],
         about("How several GPUs share the work: ddp copies the model to each, fsdp divides it.", advanced=True),
