@@ -200,3 +200,13 @@ def make_deployment(
     model = model or make_model()
     job = fields.pop("job", None) or make_job("serve", Status.RUNNING)
     return Deployment.objects.create(model=model, job=job, status=status, created_by="somebody", **fields)
+
+
+def make_external_run(name: str = "", *, status: str = Status.RUNNING, **fields: Any) -> Run:
+    """A run of a script elsewhere: its rows alone, without dataset, model and settings of training."""
+    created_by = fields.pop("created_by", "somebody")
+    job = fields.pop("job", None) or make_job("external", status, created_by=created_by, started_at=timezone.now())
+    defaults: dict[str, Any] = {"profile": "", "heard_at": timezone.now(), "own_config": {"optimizer": "lion"}}
+    return Run.objects.create(
+        name=name or f"run {next(_numbers)}", job=job, created_by=created_by, **{**defaults, **fields}
+    )  # fmt: skip

@@ -7,6 +7,7 @@ from controlplane.kinds.base import JobKind
 from controlplane.kinds.clean import CleanKind
 from controlplane.kinds.data_gen import DataGenKind
 from controlplane.kinds.eval import EvalKind
+from controlplane.kinds.external import ExternalKind
 from controlplane.kinds.fetch import FetchKind
 from controlplane.kinds.generate import GenerateKind
 from controlplane.kinds.serve import ServeKind
@@ -25,6 +26,7 @@ KINDS: dict[str, JobKind] = {
         EvalKind(),
         DataGenKind(),
         GenerateKind(),
+        ExternalKind(),
         BackupKind(),
         CleanKind(),
     )

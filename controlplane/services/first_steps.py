@@ -66,7 +66,7 @@ class FirstSteps:
     @property
     def knows_bowlines(self) -> bool:
         """Whether the run has learned from the sample data."""
-        return self.run is not None and self.run.dataset.generator == sample_data.ORIGIN.generator
+        return self.run is not None and self.run.training_set.generator == sample_data.ORIGIN.generator
 
     @property
     def next(self) -> str:
@@ -86,7 +86,7 @@ def of(user: User) -> FirstSteps | None:
     actor = user.actor()
     if user.hides_first_steps or actor.role < Role.USE:
         return None
-    rows = Run.objects.select_related("job", "dataset").order_by("-id")
+    rows = Run.objects.filter(dataset__isnull=False).select_related("job", "dataset").order_by("-id")
     done = rows.filter(job__status=Status.DONE)
     own = done.filter(created_by=actor.name).first()
     if own is None and done.exists():

@@ -25,7 +25,7 @@ def connect() -> None:
 
 def _moved(job: Job, before: str, **_more: Any) -> None:
     """A fault here must not undo the change that it hears of."""
-    if job.kind != Kind.TRAIN:
+    if job.kind not in (Kind.TRAIN, Kind.EXTERNAL):
         return
     try:
         with transaction.atomic():

@@ -77,7 +77,7 @@ def test_an_adapter_goes_on_as_an_adapter_on_the_base() -> None:
     first = launch(chained("tiny", output={"merge_adapter": False}))
     made = finish(first, kind="adapter")
     second = launch(chained())
-    assert (second.model, second.model.base) == (made, tiny)
+    assert (second.start_model, second.start_model.base) == (made, tiny)
 
 
 def test_a_run_that_fails_leaves_the_chain_where_it_was() -> None:

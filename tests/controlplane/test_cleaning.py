@@ -64,7 +64,7 @@ def test_orphans_of_every_kind_are_found_and_go(home: Path) -> None:
     assert (result["things"], result["failed"]) == (8, [])
     assert result["freed_bytes"] >= 8 * 5000
     assert found() == {}
-    assert (model.folder.is_dir(), run.dataset.folder.is_dir()) == (True, True)
+    assert (model.folder.is_dir(), run.training_set.folder.is_dir()) == (True, True)
     (line,) = AuditLine.objects.filter(action="storage.clean")
     assert (line.actor, line.detail["freed_bytes"]) == ("ada", result["freed_bytes"])
 

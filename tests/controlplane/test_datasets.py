@@ -125,7 +125,7 @@ def test_deleting_is_refused_while_a_run_uses_it() -> None:
     response = factories.make_client("admin").delete(f"/api/datasets/{run.dataset_id}")
     assert response.status_code == 409
     assert "first" in response.json()["detail"]
-    assert run.dataset.rows_path.exists()
+    assert run.training_set.rows_path.exists()
 
 
 def test_deleting_is_refused_while_a_run_evaluates_on_it() -> None:
@@ -278,10 +278,10 @@ def test_a_check_is_refused_where_it_cannot_be_had_now() -> None:
         dataset_checks.validate(SYSTEM, rejected, "deep")
     run = factories.make_run("first")
     with pytest.raises(ConflictError, match=r"Run .* trains on"):
-        dataset_checks.validate(SYSTEM, run.dataset)
-    dataset_checks.validate(SYSTEM, run.dataset, "quick")
+        dataset_checks.validate(SYSTEM, run.training_set)
+    dataset_checks.validate(SYSTEM, run.training_set, "quick")
     with pytest.raises(ConflictError, match="is being checked by job"):
-        dataset_checks.validate(SYSTEM, run.dataset, "deep")
+        dataset_checks.validate(SYSTEM, run.training_set, "deep")
 
 
 def test_findings_of_other_levels_join_the_report_and_leave_the_status() -> None:

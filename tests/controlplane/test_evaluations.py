@@ -120,7 +120,7 @@ def test_a_checkpoint_stays_until_it_is_evaluated() -> None:
     assert [(row.checkpoint_step, row.take) for row in made] == [(20, 2), (10, 2)]
     spec = spec_of(made[0].job)
     assert spec.inputs.model.path == str(run.folder / "checkpoints/step-20")
-    assert spec.inputs.base.path == str(run.model.folder)
+    assert spec.inputs.base.path == str(run.start_model.folder)
     kept = [checkpoints.is_kept(row) for row in run.checkpoints.all()]
     assert kept == [True, True]
     with pytest.raises(ConflictError, match="no checkpoint that isn't evaluated"):

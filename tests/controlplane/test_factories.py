@@ -13,9 +13,9 @@ pytestmark = pytest.mark.django_db
 def test_a_run_has_files_and_a_whole_configuration(home: Path) -> None:
     run = factories.make_run()
     assert run.job.kind == "train"
-    assert run.dataset.rows_path.is_relative_to(home)
-    assert run.dataset.rows_path.read_bytes().count(b"\n") == run.dataset.examples == 3
-    assert (run.model.folder / "config.json").is_file()
+    assert run.training_set.rows_path.is_relative_to(home)
+    assert run.training_set.rows_path.read_bytes().count(b"\n") == run.training_set.examples == 3
+    assert (run.start_model.folder / "config.json").is_file()
     assert run.config["hyperparams"]["learning_rate"] == 2e-4
 
 

@@ -46,7 +46,7 @@ def test_a_configuration_of_the_replaced_system_is_taken_as_it_is(inbox_folder: 
     pass_validation(only().dataset)
     inbox_work.work()
     run = Run.objects.get()
-    assert (run.model.name, run.config["hyperparams"]["num_train_epochs"]) == ("smollm2", 2.0)
+    assert (run.start_model.name, run.config["hyperparams"]["num_train_epochs"]) == ("smollm2", 2.0)
 
 
 def test_without_a_template_a_file_becomes_a_dataset_alone(inbox_folder: Path) -> None:

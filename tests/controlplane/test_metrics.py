@@ -198,7 +198,7 @@ def test_runs_are_told_while_they_run(home: Path) -> None:
     run = factories.make_run("one", status=Status.RUNNING, last=last, last_step=12, total_steps=100)
     factories.make_run("over", status=Status.DONE, last=last)
     page = scrape()
-    labels = {"run": str(run.pk), "name": "one", "model": run.model.name}
+    labels = {"run": str(run.pk), "name": "one", "model": run.start_model.name}
     assert page.value("run_loss", **labels) == 1.5
     assert page.value("run_tokens_per_second", **labels) == 950
     assert page.value("run_grad_norm", **labels) == math.inf

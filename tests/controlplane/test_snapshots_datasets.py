@@ -73,7 +73,7 @@ def test_files_that_were_lost_come_back_to_the_row_that_is_there(home: Path) -> 
     Dataset.objects.update(job=None)
     snapshots.restore(name, f"dataset/{dataset.sha256}")
     run.refresh_from_db()
-    assert (run.dataset_id, run.dataset.rows_path.is_file()) == (dataset.pk, True)
+    assert (run.dataset_id, run.training_set.rows_path.is_file()) == (dataset.pk, True)
 
 
 def test_datasets_that_are_not_ready_or_not_wanted_stay_out(home: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_restored_model_is_linked_with_its_run_and_dataset_where_they_are_on_t
 
     back = restored()
     assert (back.run, back.dataset) == (run, run.dataset)
-    lost = run.dataset
+    lost = run.training_set
     run.delete()
     lose(lost)
     back = restored()

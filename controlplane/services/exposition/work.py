@@ -69,7 +69,9 @@ def job_families() -> Iterator[Metric]:
 def run_families() -> Iterator[Metric]:
     """What running runs reported last."""
     rows = list(Run.objects.filter(job__status=Status.RUNNING).select_related("model").order_by("id"))
-    labelled = [({"run": str(row.pk), "name": row.name, "model": row.model.name}, row) for row in rows]
+    labelled = [
+        ({"run": str(row.pk), "name": row.name, "model": row.model.name if row.model else ""}, row) for row in rows
+    ]
     for key, (name, text) in RUN_LAST.items():
         yield gauge(name, text, RUN, [(labels, row.last.get(key)) for labels, row in labelled])
     for field, (name, text) in RUN_FIELDS.items():
