@@ -13,6 +13,7 @@ from controlplane.models import Run, Sample
 from controlplane.models.language_models import ModelState
 from controlplane.pages import differences, run_about
 from controlplane.pages.actors import actor
+from controlplane.pages.run_opening import opening
 from controlplane.pages.topics import mark
 from controlplane.row_ids import row_id
 from controlplane.services import checkpoints, deployments, energy, going_on, logs, run_facts, run_settings, runs
@@ -26,7 +27,10 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
     """One run, alive."""
     live = mark(f"run:{run_id}", "models", "jobs")
     run = runs.get(run_id)
-    context = {"live": live, **_watch(request, run), **run_about.shown(request, run), "log_lines": _log(run)}
+    context = {
+        "live": live, **_watch(request, run), **run_about.shown(request, run), "log_lines": _log(run),
+        "opening": opening(run),
+    }  # fmt: skip
     return render(request, "runs/page.html", context)
 
 

@@ -5,9 +5,9 @@ Take the mark before reading what the page shows: what is announced in between t
 
 import json
 
-from controlplane.live.announce import last_seq
+from controlplane.live.announce import last_seqs
 
 
 def mark(*names: str) -> str:
     """`{topic: seq}` as JSON, for the page's `live-topics`."""
-    return json.dumps({name: last_seq(name) for name in names})
+    return json.dumps(last_seqs(names))

@@ -1,4 +1,5 @@
 // Curves of a run drawn by Plotly. Points are appended as they come, at most once a frame.
+import { withoutSketch } from "./sketch.js";
 
 const COLORS = ["--series-1", "--series-2", "--series-3", "--series-4", "--ink", "--muted", "--line", "--surface", "--font"];
 
@@ -45,6 +46,7 @@ export class Plot {
     this.pending.clear();
     this.ready = false;
     await (await plotly()).react(this.element, traces, described, CONFIG);
+    withoutSketch(this.element);
     this.ready = true;
   }
 

@@ -12,6 +12,10 @@ function rowsOf(series) {
   return { step: series.step, value: series.value.map(number), raw: series.value, time: series.time, count: series.count };
 }
 
+function put(series, found) {
+  for (const [key, rows] of Object.entries(found)) series.set(key, rowsOf(rows));
+}
+
 export class Curves {
   constructor(api) {
     this.api = api;
@@ -42,6 +46,11 @@ export class Curves {
     return (await (await send(`${this.api}/metrics?${query}`)).json()).series;
   }
 
+  // Takes series that came with the page.
+  take(found) {
+    put(this.series, found);
+  }
+
   // Reads the keys. What the socket brings of them meanwhile is held and goes behind.
   async load(keys) {
     const others = keys.map((key) => this.coming.get(key)?.done).filter(Boolean);
@@ -56,7 +65,7 @@ export class Curves {
     try {
       for (let first = 0; first < wanted.length; first += KEYS_AT_ONCE) {
         const found = await this.ask(wanted.slice(first, first + KEYS_AT_ONCE));
-        for (const [key, rows] of Object.entries(found)) series.set(key, rowsOf(rows));
+        put(series, found);
       }
     } finally {
       for (const [key, points] of held) if (this.coming.get(key)?.points === points) this.coming.delete(key);

@@ -10,6 +10,7 @@ import { controls } from "./curve-controls.js";
 import { count, duration, figure, gib, number, sparkPath } from "./format.js";
 import { showCheckpoint } from "./milestones.js";
 import { showSample } from "./samples.js";
+import { sketch } from "./sketch.js";
 import { send } from "./csrf.js";
 
 const LOSS = "loss", EVAL = "eval_loss";
@@ -28,6 +29,7 @@ const shared = { curves, axis, view, onZoom: zoomed, onHover: pointed };
 const lossChart = new CurveChart(lossElement, LOSS, { ...shared, companion: EVAL, extras });
 const grid = groups ? new ChartGrid(groups, shared, { without: [LOSS], api, say }) : null;
 if (grid) grid.wanted = view.keys;
+let opening = document.getElementById("run-opening"); // what the server has written into the page, read once
 let waiting = [], loaded = false, reading = 0, failures = 0, due = 0;
 
 // --- All charts together -------------------------------------------------------------------------------------------
@@ -116,12 +118,12 @@ async function read() {
   loaded = false;
   try {
     curves.clear();
-    const first = [LOSS, EVAL, ...(view.axis === TOKENS ? [TOKENS] : [])];
-    const [outline, answer] = await Promise.all([curves.outline(), send(`${api}/checkpoints`), curves.load(first)]);
-    extras.checkpoints = await answer.json();
+    const { outline, checkpoints } = await readFirst();
     if (mine !== reading) return;
+    extras.checkpoints = checkpoints;
     curves.takeOutline(outline);
     lossChart.forgetZoom();
+    if (!window.Plotly && !view.log) sketchLoss();
     await draw();
     if (mine !== reading) return;
     say(curves.has(LOSS) || curves.metrics.size ? "" : "The first point comes with the first step.");
@@ -136,6 +138,24 @@ async function read() {
   held.forEach(receive);
   figures();
   showAll();
+}
+
+// What the first line is drawn from: out of the page, and through the API where all is read anew.
+async function readFirst() {
+  const axisKeys = view.axis === TOKENS ? [TOKENS] : [], given = opening && JSON.parse(opening.textContent);
+  opening = null;
+  if (!given) {
+    const [outline, answer] = await Promise.all([curves.outline(), send(`${api}/checkpoints`), curves.load([LOSS, EVAL, ...axisKeys])]);
+    return { outline, checkpoints: await answer.json() };
+  }
+  curves.take(given.series);
+  if (axisKeys.length) await curves.load(axisKeys);
+  return given;
+}
+
+function sketchLoss() {
+  const rows = curves.get(LOSS), x = axis.of(rows), last = x.at(-1);
+  sketch(lossElement, x, rows.value, axis.kind === "step" ? Math.max(axis.total ?? 0, last) : last);
 }
 
 // What isn't looked at first: the small lines beside the figures, and the charts of all keys.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Download, Locator, Page, expect
+from playwright.sync_api import Download, Locator, Page, Route, expect
 
 from tests.browser import story
 from tests.browser.conftest import OpenPage
@@ -92,6 +92,7 @@ def test_every_key_has_a_chart_that_is_read_when_it_is_scrolled_to(open_page: Op
         "Pinned (2)", "eval (9)", "long (1)", "odd (1)", "system (9)", "train (9)"
     ]  # fmt: skip
     asked = [request for request in watched.watch.requests if "/metrics?" in request]
+    assert not [request for request in asked if "keys=loss&" in request], "the page has brought it"
     assert not [request for request in asked if "one+million" in request], "nobody has looked at it"
     expect(card(page, "train/layer.12/norm").locator("[data-summary]")).to_contain_text("2,000 points")
     drawn = page.locator(".curve-card .chart").evaluate_all("charts => charts.filter(chart => chart.data).length")
@@ -103,6 +104,20 @@ def test_every_key_has_a_chart_that_is_read_when_it_is_scrolled_to(open_page: Op
     expect(page.locator("#curve-none")).to_have_text("No curve of this run is called like “<i>nothing</i>”.")
     page.reload()
     expect(page.locator("#curve-search")).to_have_value("<i>nothing</i>")
+
+
+def test_the_loss_is_sketched_until_plotly_has_been_read(open_page: OpenPage, run_id: int) -> None:
+    page = open_page("use", viewport=WIDE).page
+    late: list[Route] = []
+    page.route("**/plotly.min*.js", lambda route: late.append(route))  # noqa: PLW0108 - Playwright marks its handlers
+    with page.expect_request("**/plotly.min*.js"):
+        page.goto(f"/runs/{run_id}/", wait_until="commit")
+    line = page.locator("#chart-loss .sketch path")
+    expect(line).to_have_attribute("d", re.compile("^M.*L"))
+    assert line.evaluate("line => line.getBoundingClientRect().width") > 1000, "as wide as the chart will be"
+    late[0].continue_()
+    story.wait_for_points(page, POINTS)
+    expect(line).to_have_count(0)
 
 
 def test_zoom_brings_detail_and_a_double_click_the_whole(open_page: OpenPage, run_id: int) -> None:

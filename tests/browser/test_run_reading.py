@@ -32,7 +32,7 @@ def test_a_reading_that_failed_is_tried_again(product: Product, open_page: OpenP
             route.fulfill(status=503, json={"detail": "The data base is busy."})
 
     page.route("**/metrics?*", fail_once)
-    page.goto(f"/runs/{run_id}/")
+    page.goto(f"/runs/{run_id}/?axis=tokens")  # what the page doesn't bring with it
     expect(page.locator("#chart-state")).to_contain_text("The data base is busy. Trying again.")
     story.wait_for_points(page, STEPS, 20_000)
     assert len(failed) == 1
