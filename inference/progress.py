@@ -1,6 +1,9 @@
-"""How far a job that works through rows has come, told now and then. Runs in the inference process; knows no torch."""
+"""How far a job has come: through its rows, or with loading its model. Told now and then. In the inference process;
+knows no torch.
+"""
 
 import time
+from typing import Protocol
 
 from monitoring.events import EventWriter, Progress
 
@@ -34,3 +37,56 @@ class RowProgress:
         pace = f"{fresh / seconds:.3g} {self._unit}/s" if fresh and seconds > 0 else ""
         note = ", ".join(filter(None, (self.note, pace)))
         self._events.emit(Progress(done=self._done, total=self._total, unit=self._unit, note=note))
+
+
+class Report(Protocol):
+    """Told in a few words what is being done, and how much of it is done."""
+
+    def __call__(self, what: str) -> None:
+        """The next stage begins."""
+
+    def amount(self, done: float, total: float, unit: str) -> None:
+        """So much of the present stage is done, in `unit` ("bytes", "tensors")."""
+
+
+class StageProgress:
+    """Tells the stages of a start as they begin, and amounts within one at most four times a second."""
+
+    def __init__(self, events: EventWriter, stages: int) -> None:
+        self._events = events
+        self._stages = stages
+        self._begun = 0
+        self._note = ""
+        self._told = float("-inf")
+
+    def __call__(self, what: str) -> None:
+        """The next stage begins."""
+        self._note = what
+        self._events.emit(Progress(min(self._begun, self._stages), self._stages, "steps", what))
+        self._events.log(what)
+        self._begun += 1
+        self._told = float("-inf")
+
+    def amount(self, done: float, total: float, unit: str) -> None:
+        """So much of the present stage is done."""
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_SECONDS or done >= total:
+            self._told = now
+            self._events.emit(Progress(done, total, unit, self._note))
+
+    def finish(self, what: str) -> None:
+        """All stages are done."""
+        self._events.emit(Progress(self._stages, self._stages, "steps", what))
+
+
+class NoReport:
+    """Nobody is told."""
+
+    def __call__(self, what: str) -> None:
+        """Says nothing."""
+
+    def amount(self, done: float, total: float, unit: str) -> None:
+        """Says nothing."""
+
+
+NO_REPORT: Report = NoReport()

@@ -10,13 +10,14 @@ from inference.engine.base import BASE_MODEL, Engine, GenerationRequest, Samplin
 from inference.engine.errands import give_workers_back
 from inference.engine.llama_cpp import LlamaCppEngine
 from inference.engine.llama_loading import LlamaSettings, load_llama
-from inference.engine.loading import LoadedModel, Report, load_model
+from inference.engine.loading import LoadedModel, load_model
 from inference.engine.rolling import RollingEngine
 from inference.engine.transformers import TransformersEngine
 from inference.options import AdapterOptions, ServeOptions
 from inference.processors import ProcessorFactory, UnknownProcessorsError, load_processors
+from inference.progress import Report, StageProgress
 from monitoring.attempt import JobFaultError
-from monitoring.events import Artefact, EventWriter, JobSpec, Progress
+from monitoring.events import Artefact, EventWriter, JobSpec
 from training.profiles.base import BrokenProfileError, Profile, UnknownProfileError, load_profile
 
 LOADING_STEPS = 5
@@ -64,14 +65,7 @@ def start_engine(
             f"The engine {options.engine} only serves; this job needs transformers.",
             "Leave engine out.",
         )
-    done = 0
-
-    def report(what: str) -> None:
-        nonlocal done
-        events.emit(Progress(done=min(done, LOADING_STEPS), total=LOADING_STEPS, unit="steps", note=what))
-        events.log(what)
-        done += 1
-
+    report = StageProgress(events, LOADING_STEPS)
     factories = _factories(profile)
     if options.engine == "llama_cpp":
         loaded, engine = _on_llama_cpp(spec, options, factories, report)
@@ -82,7 +76,7 @@ def start_engine(
     for adapter in (BASE_MODEL, *loaded.adapters.names):
         _warm_up(engine, adapter)
     engine.forget_statistics()
-    events.emit(Progress(done=LOADING_STEPS, total=LOADING_STEPS, unit="steps", note="ready"))
+    report.finish("ready")
     return loaded, engine
 
 

@@ -57,7 +57,7 @@ def conversation(request: HttpRequest, conversation_id: int) -> HttpResponse:
 
 
 def _page(request: HttpRequest, held: Conversation | None) -> HttpResponse:
-    live = mark("models")
+    live = mark("models", "jobs")
     kept = held.settings if held is not None else {}
     wanted = request.GET.get("model", str(kept.get("model") or ""))
     beside = request.GET.get("beside", str(kept.get("beside") or ""))

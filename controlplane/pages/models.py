@@ -109,7 +109,7 @@ def _exports(model: LanguageModel) -> dict[str, Any]:
     rows = exports.list_exports(model.name)
     taken = {row.kind for row in rows if row.state != "failed"}
     return {
-        "exports": [exports.facts(row) for row in rows],
+        "exports": [{**exports.facts(row), "job": row.job} for row in rows],
         "export_kinds": [(kind, words) for kind, words in exports.WORDS.items() if kind not in taken],
         "can_export": exports.can_export(model),
     }  # fmt: skip

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from inference.engine.failures import CacheFullError
+from inference.progress import NO_REPORT, Report
 from monitoring.attempt import JobFaultError
 
 logger = logging.getLogger(__name__)
@@ -81,16 +82,16 @@ def _log_callback(library: Any) -> Any:
 class LlamaLibrary:
     """A model from a GGUF file in memory. One thread at a time may use it."""
 
-    def __init__(self, file: Path, shape: Shape, *, on_gpu: bool, cache_dtype: str, threads: int) -> None:
+    def __init__(
+        self, file: Path, shape: Shape, report: Report = NO_REPORT, *, on_gpu: bool, cache_dtype: str, threads: int
+    ) -> None:
         """Raises JobFaultError where the file can't be read or the memory doesn't suffice."""
         self._lib = lib = installed()
         self.file = file
         self.shape = shape
         self.token_bytes = shape.token_bytes
         lib.llama_backend_init()
-        settings = lib.llama_model_default_params()
-        settings.n_gpu_layers = -1 if on_gpu else 0
-        self._model: Any = lib.llama_model_load_from_file(str(file).encode(), settings)
+        self._model: Any = self._load(report, on_gpu=on_gpu)
         if not self._model:
             raise JobFaultError(
                 "model_unreadable", f"llama.cpp can't load {file.name}.", "Look into the log, and export it again."
@@ -111,6 +112,27 @@ class LlamaLibrary:
             for column in (self._batch.token, self._batch.pos, self._batch.n_seq_id, self._batch.logits)
         )
         self._counts[:] = 1
+
+    def _load(self, report: Report, *, on_gpu: bool) -> Any:
+        """Reads the file, telling the bytes; what is raised meanwhile (a stop) breaks it off."""
+        settings, size, raised = self._lib.llama_model_default_params(), self.file.stat().st_size, []
+        settings.n_gpu_layers = -1 if on_gpu else 0
+
+        def tell(share: float, _data: Any) -> bool:
+            try:
+                report.amount(round(share * size), size, "bytes")
+            except BaseException as error:  # it can't go through the library's frames
+                raised.append(error)
+            return not raised
+
+        settings.progress_callback = callback = self._lib.llama_progress_callback(tell)
+        model = self._lib.llama_model_load_from_file(str(self.file).encode(), settings)
+        del callback  # it must live until here
+        if raised:
+            if model:
+                self._lib.llama_model_free(model)
+            raise raised[0]
+        return model
 
     def _settings(self, cache_dtype: str, threads: int) -> Any:
         settings = self._lib.llama_context_default_params()

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoConfig
 
 from inference.engine.llama_library import LlamaLibrary, Shape, installed
-from inference.engine.loading import LoadedModel, Report, context_of, end_token_ids, sampling_defaults, tokenizer_of
+from inference.engine.loading import LoadedModel, context_of, end_token_ids, sampling_defaults, tokenizer_of
+from inference.progress import NO_REPORT, Report
 from monitoring.attempt import JobFaultError
 from monitoring.events import Artefact
 from monitoring.files import EXPORTS_FOLDER
@@ -39,7 +40,7 @@ class LlamaSettings:
 
 
 def load_llama(
-    model: Artefact, base: Artefact | None, settings: LlamaSettings, report: Report = lambda _: None
+    model: Artefact, base: Artefact | None, settings: LlamaSettings, report: Report = NO_REPORT
 ) -> LoadedModel:
     """Loads an export; the `model` of the result is a LlamaLibrary. Raises JobFaultError where a file or a setting is
     at fault."""
@@ -60,7 +61,7 @@ def load_llama(
     threads = settings.cpu_threads or torch.get_num_threads()
     rows = settings.max_batch
     shape = Shape(cells, size, sequences=2 * rows, piece=max(PIECE_TOKENS, rows))
-    library = LlamaLibrary(file, shape, on_gpu=on_gpu, cache_dtype=cache_dtype, threads=threads)
+    library = LlamaLibrary(file, shape, report, on_gpu=on_gpu, cache_dtype=cache_dtype, threads=threads)
     return LoadedModel(
         model=library,
         tokenizer=tokenizer,

@@ -9,7 +9,7 @@ Runs in the inference process, once. Reads safetensors only, runs no code that c
 import copy
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from inference.engine.adapters import ADAPTER_FILE, AdapterRows, add_adapters
+from inference.engine.weights_progress import counted
+from inference.progress import NO_REPORT, Report
 from monitoring.attempt import JobFaultError
 from monitoring.events import Artefact
 from training import quantization
@@ -26,9 +28,6 @@ from training.profiles.turn_ends import TURN_ENDS
 DEFAULT_CONTEXT_TOKENS = 2048
 ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-Report = Callable[[str], None]
-"""Told in a few words what is being done."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def load_model(
     device: str = "auto",
     max_model_length: int = 0,
     cpu_threads: int = 0,
-    report: Report = lambda _: None,
+    report: Report = NO_REPORT,
 ) -> LoadedModel:
     """Loads a full model, or an adapter on its base; a full model also with `adapters` beside it. `bits`: 8 or 4 a
     weight of its layers (0: whole weights), computed in `dtype`.
@@ -84,7 +83,8 @@ def load_model(
     tokenizer = tokenizer_of(Path(model.path), folder)
     kind = _dtype(dtype, place, folder)
     report(f"loading the weights of {folder.name} {f'in {bits} bits' if bits else f'as {_name_of(kind)}'} on {place}")
-    loaded = _weights(folder, kind, place, bits)
+    with counted(report):
+        loaded = _weights(folder, kind, place, bits)
     _check_architecture(loaded)
     if adapter is not None:
         report("putting the adapter beside its base" if bits else "merging the adapter into its base")

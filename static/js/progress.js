@@ -10,7 +10,7 @@ function pace(about, { done, total, unit }) {
   const part = `${unit} ${total}`, known = rates.get(about);
   const rate = known?.part === part ? known.rate : new Rate();
   rates.set(about, { part, rate });
-  return rate.add(done).words(unit, total);
+  return rate.add(done);
 }
 
 function words({ done, total, unit, note }) {
@@ -19,6 +19,7 @@ function words({ done, total, unit, note }) {
 }
 
 function amount({ done, total, unit, note }) {
+  if (!total && unit !== "bytes") return note;
   const [some, all] = unit === "bytes" ? [filesize(done), total ? filesize(total) : "?"] : [count(done), `${total ? count(total) : "?"} ${unit}`];
   return `${some} of ${all}${note ? `, ${note}` : ""}`;
 }
@@ -29,7 +30,7 @@ for (const topic of ["models", "datasets"]) {
   if (!document.querySelector(`[data-fragment]`)) break;
   on(topic, ({ kind, data }) => {
     if (kind !== "progress") return;
-    const how = pace(`${topic} ${data.id}`, data);
+    const how = pace(`${topic} ${data.id}`, data).words(data.unit, data.total);
     for (const place of document.querySelectorAll(`[data-progress="${topic}"]`)) {
       if (place.dataset.id !== String(data.id)) continue;
       const bar = place.querySelector("progress");
@@ -45,15 +46,15 @@ on("jobs", ({ kind, data }) => {
     for (const place of document.querySelectorAll(`[data-job-phase="${Number(data.id)}"]`)) place.textContent = phase;
   }
   if (kind !== "progress" || !data.progress) return;
-  const { done, total } = data.progress, how = pace(`job ${data.id}`, data.progress);
+  const { done, total, unit } = data.progress, rate = pace(`job ${data.id}`, data.progress), how = rate.words(unit, total);
   for (const place of document.querySelectorAll(`[data-job-bar="${Number(data.id)}"]`)) {
     const bar = place.querySelector("progress");
-    if (total) { bar.max = 100; bar.value = (100 * done) / total; }
+    if (total) { bar.max = 100; bar.value = (100 * done) / total; } else bar.removeAttribute("value");
     place.querySelector("[data-words]").textContent = joined(amount(data.progress), how);
   }
   if (!total) return;
   for (const place of document.querySelectorAll(`[data-job-percent="${Number(data.id)}"]`)) {
-    place.textContent = `${((100 * done) / total).toFixed(1)} %`;
+    place.textContent = joined(`${((100 * done) / total).toFixed(1)} %`, rate.left(total));
     place.title = how;
   }
 });

@@ -20,13 +20,17 @@ export class Rate {
     return now - then >= LEAST_MS && done > before ? (1000 * (done - before)) / (now - then) : null;
   }
 
+  // "12 s left"; nothing where too little is known.
+  left(total) {
+    const speed = this.perSecond(), done = this.told[this.told.length - 1]?.[1];
+    return speed !== null && total && total > done ? `${duration((total - done) / speed)} left` : "";
+  }
+
   // "3.2 MB/s · 12 s left"
   words(unit, total) {
     const speed = this.perSecond();
     if (speed === null) return "";
-    const done = this.told[this.told.length - 1][1];
     const pace = unit === "bytes" ? `${filesize(speed)}/s` : speed >= 1 ? `${count(speed)} ${unit}/s` : "";
-    const left = total && total > done ? `${duration((total - done) / speed)} left` : "";
-    return [pace, left].filter(Boolean).join(" · ");
+    return [pace, this.left(total)].filter(Boolean).join(" · ");
   }
 }

@@ -13,6 +13,19 @@ from monitoring.attempt import JobFaultError
 from monitoring.events import Artefact
 
 
+class Told:
+    """Everything that was reported, in order."""
+
+    def __init__(self) -> None:
+        self.said: list[str | tuple[float, float, str]] = []
+
+    def __call__(self, what: str) -> None:
+        self.said.append(what)
+
+    def amount(self, done: float, total: float, unit: str) -> None:
+        self.said.append((done, total, unit))
+
+
 def artefact(folder: Path) -> Artefact:
     return Artefact(folder.name, str(folder))
 
@@ -33,6 +46,19 @@ def test_settings_are_honoured(taught_model: Path, tmp_path: Path) -> None:
     assert (model.dtype, model.max_model_length) == ("bfloat16", 100)
     assert model.sampling_defaults == {"temperature": 0.6, "top_k": 20}
     assert load_model(artefact(folder), None, max_model_length=5000).max_model_length == 1024
+
+
+def test_what_is_read_is_counted_to_the_end(taught_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    told = Told()
+    loaded = load_model(artefact(taught_model), None, report=told)
+    stages = [what for what in told.said if isinstance(what, str)]
+    assert stages == ["reading the tokenizer", f"loading the weights of {taught_model.name} as float32 on cpu"]
+    amounts = [item for item in told.said if not isinstance(item, str)]
+    total = amounts[0][1]
+    assert total == len(loaded.model.state_dict()) - 1, "the embedding is the output's too"
+    assert amounts == [(float(done), total, "tensors") for done in range(int(total) + 1)]
+    assert told.said.index(amounts[0]) > told.said.index(stages[1]), "of the stage that it belongs to"
+    assert "Loading weights" not in capfd.readouterr().err, "no bar in the log"
 
 
 def test_an_adapter_is_merged_into_its_base(taught_model: Path, tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ def test_it_says_what_it_does_and_is_ready_when_it_says_so(job: ServeJob) -> Non
     assert [event.seq for event in job.events()] == list(range(1, len(kinds) + 1))
     assert job.event("phase").name == "active"
     assert job.event("progress").done == job.event("progress").total
+    loading = [event.body for event in job.events() if event.body.kind == "progress" and event.body.unit == "tensors"]
+    assert loading[0].done == 0
+    assert loading[-1].done == loading[-1].total > 0
+    assert all(progress.note.startswith("loading the weights of ") for progress in loading)
     told = job.event("ready").runs_with
     assert told["chosen"] == {"dtype": "float32", "max_batch": MAX_BATCH, "max_queue": MAX_QUEUE, "cpu_threads": 1}
     assert (told["engine"], told["dtype"], told["bits"], told["device"]) == ("transformers", "float32", None, "cpu")
