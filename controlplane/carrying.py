@@ -150,6 +150,7 @@ class _Carry:
                 held_before, offset = offset, self._send_block(number, entry["name"], offset)
                 self.done_bytes += offset - held_before
                 self._report(self.done_bytes, total)
+        self._report(self.done_bytes, total, now=True)
 
     def _send_block(self, number: int, name: str, offset: int) -> int:
         for left in reversed(range(MOST_DAMAGED_IN_A_ROW)):

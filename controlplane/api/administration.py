@@ -25,7 +25,7 @@ from controlplane.errors import NotFoundError
 from controlplane.models import ApiKey
 from controlplane.models.access import KeyLimits as Limits
 from controlplane.models.access import Role
-from controlplane.services import access, activation, deployments, settings
+from controlplane.services import access, activation, deployments, hosts, settings
 from controlplane.services.tables import audit as audit_table
 from controlplane.services.tables import keys as key_table
 from controlplane.services.tables import keyset
@@ -109,7 +109,9 @@ def list_deployments(request: ActorRequest, limit: Annotated[int, Query(ge=1, le
 @router.post("/deployments", response={201: Deployment})
 def add_engine(request: ActorRequest, payload: AddEngine) -> Status[dict[str, Any]]:
     """Starts one more engine (admin): a replica of the active model, or another model that is served by its name."""
-    return Status(201, deployments.facts(activation.add_engine(request.actor, payload.model, payload.adapters)))
+    host = hosts.get(payload.host) if payload.host else None
+    made = activation.add_engine(request.actor, payload.model, payload.adapters, host=host)
+    return Status(201, deployments.facts(made))
 
 
 @router.get("/deployments/history", response=DeploymentList)

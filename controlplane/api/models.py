@@ -23,7 +23,7 @@ from controlplane.errors import ConflictError, NotFoundError
 from controlplane.models import Deployment
 from controlplane.models.access import Role
 from controlplane.models.deployments import DeploymentStatus
-from controlplane.services import activation, deployments, engine_choice, models, serving_options
+from controlplane.services import activation, deployments, engine_choice, hosts, models, serving_options
 from controlplane.services.tables import keyset
 from controlplane.services.tables import models as asked
 
@@ -67,7 +67,8 @@ async def set_active(request: ActorRequest, payload: Activate, wait: bool = True
     Where memory doesn't allow two engines at once, the old one ends first, and requests wait (`swap`).
     """
     request.actor.require(Role.ADMIN)
-    deployment = await sync_to_async(activation.activate)(request.actor, payload.id, swap=payload.swap)
+    host = await sync_to_async(hosts.get)(payload.host) if payload.host else None
+    deployment = await sync_to_async(activation.activate)(request.actor, payload.id, host=host, swap=payload.swap)
     return await _activation(deployment, WAIT_SECONDS if wait else 0.0)
 
 

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_POST
 from controlplane.errors import InvalidInputError
 from controlplane.models import Host
 from controlplane.models.jobs import Status
+from controlplane.pages import host_files
 from controlplane.pages.actors import actor
 from controlplane.pages.history_charts import charts
 from controlplane.pages.instruments import gpu_card, gpu_cards, processes, signature
@@ -32,7 +33,8 @@ def host_list(request: HttpRequest) -> HttpResponse:
 def host_page(request: HttpRequest, name: str) -> HttpResponse:
     """One host: its GPUs and what happened to them, the processes on them, the machine itself, what runs on it."""
     live = mark("hosts", "jobs")
-    context = {"live": live, **_host(hosts.get(name))}
+    host = hosts.get(name)
+    context = {"live": live, **_host(host), **host_files.context(host)}
     return render(request, "hosts/body.html" if request.headers.get("HX-Request") else "hosts/page.html", context)
 
 

@@ -26,6 +26,7 @@ from controlplane.services import (
     engine_choice,
     engine_room,
     exports,
+    hosts,
     models,
     serving_options,
     versions,
@@ -66,6 +67,7 @@ def _page(request: HttpRequest, name: str) -> dict[str, Any]:
         "live": live, "model": model, "deployments": served[:8], "newest": served[0] if served else None,
         "spent": {row.pk: energy.of_deployment(row) for row in served[:8]},
         "mine": actor(request).may_change(model.created_by), "derived": _derived(model),
+        "engine_hosts": hosts.that_serve(),
         "versions": _versions(model), **_serving(model, served),
     }  # fmt: skip
 
@@ -148,7 +150,8 @@ def model_activate(request: HttpRequest) -> HttpResponse:
     """Starts an engine for a model; the page follows it. Where memory is short, the model's page asks first."""
     name = request.POST.get("name", "")
     try:
-        deployment = activation.activate(actor(request), name, swap=request.POST.get("swap", "ask"))
+        host = hosts.get(request.POST["host"]) if request.POST.get("host") else None
+        deployment = activation.activate(actor(request), name, host=host, swap=request.POST.get("swap", "ask"))
     except ConflictError as error:
         messages.error(request, error.message)
         return redirect("model", name=name)

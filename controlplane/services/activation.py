@@ -35,7 +35,8 @@ def activate(
 ) -> Deployment:
     """Starts an engine for a model; once it answers, it takes the active one's place.
 
-    A model that is active and ready already is left alone unless `again`; one that is served by its name takes the
+    `host`: where the engine is to run; without it placement decides. A model that is active and ready already is left
+    alone unless `again`, or it runs elsewhere than on the host that is named; one that is served by its name takes the
     place at once. An activation that is still on its way to another model gives up its wish to be active: the last one
     asked wins. Raises ConflictError where memory doesn't allow it and `swap` is "ask".
     """
@@ -44,7 +45,7 @@ def activate(
     if swap not in SWAPS:
         raise InvalidInputError(f"swap is one of {', '.join(SWAPS)}.", (FieldFault("swap", ", ".join(SWAPS)),))
     with transaction.atomic():
-        present = None if again else _present(model)
+        present = None if again else _present(model, host)
         if present is None:
             return _start_for_place(actor, model, host, _swaps(model, host, swap))
         _call_off(present)
@@ -54,9 +55,10 @@ def activate(
         return take_place(present)
 
 
-def _present(model: LanguageModel) -> Deployment | None:
+def _present(model: LanguageModel, host: Host | None) -> Deployment | None:
     """What spares the model another engine: the active one, one that answers, or one that is to become active."""
     rows = list(deployments.live().filter(model=model).order_by("-is_active", "-id"))
+    rows = [row for row in rows if host is None or (row.host or row.job.host) == host]
     found = [row for row in rows if row.is_active or row.status == DeploymentStatus.READY or row.wants_active]
     return min(found, key=lambda row: (not row.is_active, row.status != DeploymentStatus.READY), default=None)
 

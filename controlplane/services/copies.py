@@ -6,6 +6,7 @@ has no cache.
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from django.db.models import Sum
 from django.utils import timezone
@@ -26,12 +27,18 @@ log = logging.getLogger(__name__)
 Named = tuple[str, str]
 
 
-def of_host(host: Host) -> list[HostCopy]:
-    """What a host holds, the last used first; each with `in_use`."""
-    rows, used = list(HostCopy.objects.filter(host=host)), in_use(host)
-    for row in rows:
-        row.in_use = (row.item_kind, row.item_id) in used  # type: ignore[attr-defined] # for the page that shows it
-    return rows
+@dataclass(frozen=True)
+class Held:
+    """A copy, and whether it stays because a job works with it."""
+
+    row: HostCopy
+    in_use: bool
+
+
+def of_host(host: Host) -> list[Held]:
+    """What a host holds, the last used first."""
+    used = in_use(host)
+    return [Held(row, (row.item_kind, row.item_id) in used) for row in HostCopy.objects.filter(host=host)]
 
 
 def held_bytes(host: Host) -> int:

@@ -10,6 +10,7 @@ from controlplane.fleet.protocol import GpuReading, HostFacts, HostReading
 from controlplane.live.announce import publish
 from controlplane.models import Gpu, Host
 from controlplane.models.access import SYSTEM
+from controlplane.models.hosts import HostRole, Upkeep
 from controlplane.services import host_identity
 from controlplane.services.access import audit
 
@@ -28,6 +29,12 @@ def get(name: str) -> Host:
     if host is None:
         raise NotFoundError(f"There is no host {name!r}.")
     return host
+
+
+def that_serve() -> list[Host]:
+    """The hosts that answer and take engines."""
+    rows = Host.objects.exclude(role=HostRole.TRAIN).filter(state=Upkeep.OPEN).order_by("name")
+    return [host for host in rows if host.is_online and not host.fault]
 
 
 def first() -> Host | None:

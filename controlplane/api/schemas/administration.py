@@ -86,10 +86,14 @@ class PutSetting(Schema):
 
 
 class AddEngine(Schema):
-    """The model that one more engine is started for, and adapters of it that answer by their names beside it."""
+    """The model that one more engine is started for, and adapters of it that answer by their names beside it.
+
+    `host`: where it is to run; "": where there is room.
+    """
 
     model: str
     adapters: list[str] = []
+    host: str = ""
 
 
 class Restart(Schema):

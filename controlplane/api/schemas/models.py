@@ -68,10 +68,12 @@ class ModelId(Schema):
 
 class Activate(ModelId):
     """`swap`, where memory doesn't allow two engines at once: `auto` and `wait` end the old one first and let requests
-    wait, `beside` tries it all the same, `ask` refuses with 409.
+    wait, `beside` tries it all the same, `ask` refuses with 409. `host`: where its engine is to run; "": where there is
+    room.
     """
 
     swap: str = "auto"
+    host: str = ""
 
 
 class ServingOptions(Schema):
