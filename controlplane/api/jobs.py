@@ -38,6 +38,14 @@ def get_job(request: ActorRequest, job_id: int) -> dict[str, Any]:
     return jobs.facts(jobs.get(job_id), request.actor)
 
 
+@router.get("/jobs/{int:job_id}/waiting", response=Waiting)
+def get_waiting(request: ActorRequest, job_id: int) -> dict[str, Any]:
+    """Why a job waits, host by host, and why its attempts went where they went."""
+    found = waiting.explain(job_id)
+    placed = [{"attempt": number, "host": host, "because": because} for number, host, because in found.placed]
+    return {"job_id": job_id, "reason": found.reason, "hosts": found.hosts, "placed": placed}
+
+
 @router.post("/jobs/{int:job_id}/cancel", response=Job)
 def cancel(request: ActorRequest, job_id: int) -> dict[str, Any]:
     """Ends a job now; its status changes when its process is gone."""

@@ -3,10 +3,10 @@
 Everything that is chosen stands in the address: the back button, a reload and a link to somebody else show the same.
 """
 
-from datetime import timedelta
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import Exists, OuterRef
 from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect, render
 from django.urls import reverse
@@ -14,12 +14,10 @@ from django.views.decorators.http import require_POST
 
 from controlplane.models import Dataset, LanguageModel, Run, RunTag
 from controlplane.pages.actors import actor
-from controlplane.pages.differences import words
 from controlplane.pages.many import tell
 from controlplane.pages.middleware import referrer
-from controlplane.pages.numbers import short
+from controlplane.pages.run_cells import cell
 from controlplane.pages.tables import OFFERED, TableView
-from controlplane.pages.tags import figure
 from controlplane.pages.topics import mark
 from controlplane.row_ids import row_id
 from controlplane.services import run_bulk, run_columns, run_compare, run_table, run_views
@@ -45,7 +43,7 @@ def run_list(request: HttpRequest) -> HttpResponse:
     )  # fmt: skip
     context = {"live": live, "table": view, "rows": _rows(question.columns, page.rows)}
     if is_whole:
-        return render(request, "runs/list.html", {**context, **_around(request, question, page)})
+        return render(request, "runs/list.html", {**context, **_around(request)})
     return render(request, "runs/rows.html", context)
 
 
@@ -57,32 +55,26 @@ def run_rows(request: HttpRequest) -> HttpResponse:
     return render(request, "runs/table_rows.html", {"rows": _rows(question.columns, found)})
 
 
+def run_column_choices(request: HttpRequest) -> HttpResponse:
+    """The columns that the table of the address can have, for the dialog that offers them."""
+    question = run_table.ask(request.GET)
+    choices = _choices(question, run_table.page(question))
+    return render(request, "runs/column_choices.html", {"choices": choices})
+
+
 def _rows(columns: tuple[RunColumn, ...], runs: list[Run]) -> list[dict[str, Any]]:
-    return [{"run": run, "cells": [_cell(column, run) for column in columns]} for run in runs]
-
-
-def _cell(column: RunColumn, run: Run) -> dict[str, Any]:
-    value = column.value(run)
-    if column.key.startswith(run_columns.LAST):
-        value = figure(value)
-    elif column.kind == "number":
-        value = short(value) if isinstance(value, (int, float)) else value
-    elif column.kind == "setting":
-        value = words(column.key, value, {})
-    elif isinstance(value, timedelta):
-        value = value.total_seconds()
-    return {"column": column, "value": value}
+    return [{"run": run, "cells": [cell(column, run) for column in columns]} for run in runs]
 
 
 # --- Around the rows --------------------------------------------------------------------------------------------------
 
 
-def _around(request: HttpRequest, question: RunQuestion, page: Page[Run]) -> dict[str, Any]:
+def _around(request: HttpRequest) -> dict[str, Any]:
     who, here = actor(request), run_table.view_of(request.GET)
     saved = run_views.list_views(who)
     views = [{"view": row, "is_current": row.query == here, "mine": row.owner == who.owner} for row in saved]
     return {
-        "choices": _choices(question, page), "kept": _kept(request.GET, "column"),
+        "kept": _kept(request.GET, "column"), "columns_url": f"{reverse('run-columns')}?{request.GET.urlencode()}",
         "views": views, "here": here, "is_view": any(item["is_current"] for item in views),
     }  # fmt: skip
 
@@ -96,14 +88,18 @@ def _kept(params: QueryDict, but: str) -> list[tuple[str, str]]:
 def _offers() -> dict[str, list[str]]:
     """What the filters propose while one types."""
     asked = {
-        "model": LanguageModel.objects.exclude(runs_from=None).values_list("name", flat=True),
-        "dataset": Dataset.objects.exclude(runs=None).values_list("name", flat=True),
+        "model": LanguageModel.objects.filter(_has_runs("model")).values_list("name", flat=True),
+        "dataset": Dataset.objects.filter(_has_runs("dataset")).values_list("name", flat=True),
         "profile": Run.objects.values_list("profile", flat=True),
         "group": Run.objects.exclude(group="").values_list("group", flat=True),
         "tag": RunTag.objects.values_list("name", flat=True),
         "started_by": Run.objects.values_list("created_by", flat=True),
     }
     return {name: list(rows.order_by().distinct()[:OFFERED]) for name, rows in asked.items()}
+
+
+def _has_runs(name: str) -> Exists:
+    return Exists(Run.objects.filter(**{name: OuterRef("pk")}))
 
 
 def _choices(question: RunQuestion, page: Page[Run]) -> list[tuple[str, list[RunColumn]]]:

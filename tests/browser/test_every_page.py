@@ -22,7 +22,7 @@ PAGES = (
     "/", "/runs/", "/runs/new", "/runs/{run}/", "/runs/compare", FILLED, "/models/", "/models/add", "/models/at/tiny",
     "/datasets/",
     "/datasets/upload", "/datasets/{dataset}/", "/datasets/{dataset}/preview", "/chat", "/chat/conversations",
-    "/chat/votes", "/chat/collected", "/queue/", "/queue/{job}/log", "/hosts/",
+    "/chat/votes", "/chat/collected", "/queue/", "/queue/jobs/", "/queue/{job}/log", "/hosts/",
     "/hosts/{host}/", "/alerts/", "/alerts/rules", "/alerts/routes", "/power/", "/power/sweeps/", "/runs/sweeps/",
     "/queue/chains/", "/queue/inbox/", "/runs/sweeps/new", "/runs/templates/", "/settings/",
     "/settings/people", "/settings/keys", "/settings/values", "/settings/audit", "/settings/doctor",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import QueryDict
 from django.utils import timezone
 
@@ -55,6 +55,13 @@ class Listing:
     noun: str = ""
 
     @property
+    def model(self) -> Any:
+        """What its rows are."""
+        rows = self.ask(QueryDict()).filters.queryset
+        assert rows is not None
+        return rows.model
+
+    @property
     def sorts(self) -> Iterator[str]:
         """Every order, up and down."""
         for column in self.table.columns:
@@ -63,8 +70,8 @@ class Listing:
 
 
 def owner() -> User:
-    """Whose conversations are listed: an admin."""
-    return User.objects.filter(username="mara").first() or factories.make_user("admin", "mara")
+    """Whose conversations are listed: the first admin."""
+    return User.objects.filter(role="admin").order_by("pk").first() or factories.make_user("admin", "mara")
 
 
 def _job(number: int, kind: str = "fetch", title: str = "") -> Job:
@@ -86,7 +93,8 @@ def _dataset(number: int, name: str) -> Dataset:
 def _model(number: int, name: str) -> LanguageModel:
     return LanguageModel.objects.create(
         name=f"{name[:190]} {number}", source="hub", state=["ready", "failed"][number % 2],
-        parameters=number % 3 or None, size_bytes=number % 2, created_by="somebody", created_at=timezone.now() - timedelta(days=number // 2),
+        parameters=number % 3 or None, size_bytes=number % 2, created_by="somebody",
+        created_at=timezone.now() - timedelta(days=number // 2),
     )  # fmt: skip
 
 
@@ -176,3 +184,11 @@ LISTINGS = {
 def fill(listing: Listing, count: int, name: str = "row") -> list[Any]:
     """Rows whose values are equal in groups; their keys in the order in which they were made."""
     return [listing.make(number, name).pk for number in range(count)]
+
+
+def rows_named(word: str, name: str) -> "QuerySet[Any]":
+    """The rows of a table that were made with a name."""
+    field = {"jobs": "title", "conversations": "title", "alerts": "subject", "audit": "target"}.get(word, "name")
+    model: Any = LISTINGS[word].model
+    rows: QuerySet[Any] = model.objects.filter(**{f"{field}__startswith": name})
+    return rows

@@ -8,11 +8,12 @@ from controlplane.api.schemas.tables import Listed
 
 
 class BeginUpload(Schema):
-    """A file that is to come. With `sha256` the whole is checked at the end."""
+    """A file that is to come, for a `dataset` or for a `run`. With `sha256` the whole is checked at the end."""
 
     filename: str
     bytes: int
     sha256: str = ""
+    purpose: str = "dataset"
 
 
 class Upload(Schema):

@@ -39,6 +39,31 @@ class JobList(Listed):
     jobs: list[Job]
 
 
+class HostAnswer(Schema):
+    """What one host says to a waiting job. `outlook`: room, or how soon there may be: busy, fault, closed, unfit."""
+
+    host: str
+    outlook: str
+    reason: str
+
+
+class Placed(Schema):
+    """Where an attempt went, and why there."""
+
+    attempt: int
+    host: str
+    because: str
+
+
+class Waiting(Schema):
+    """Why a job waits, host by host; `reason` is empty where it doesn't wait. `placed`: the last attempts."""
+
+    job_id: int
+    reason: str
+    hosts: list[HostAnswer]
+    placed: list[Placed]
+
+
 class Priority(Schema):
     """high, normal or low."""
 

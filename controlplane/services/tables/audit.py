@@ -26,7 +26,7 @@ class AuditFilters(Filters):
 
 
 COLUMNS = (
-    Column("time", "when", "moment", F("id"), is_full=True),
+    Column("time", "when", "moment", F("id"), is_full=True, is_left=True),
     Column("actor", "who", "text", F("actor"), is_full=True),
     Column("action", "what", "text", F("action"), is_full=True),
     Column("target", "to what", "text", F("target"), is_full=True),

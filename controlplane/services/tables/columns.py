@@ -19,7 +19,7 @@ class Column:
     """One column. `key` is its name in addresses; `order` what it is sorted by, None where it can't be.
 
     `is_full`: every row has a value, so that an index serves the order. `is_hidden`: an order that has no column.
-    `is_wide`: there is no room for it on a phone.
+    `is_wide`: there is no room for it on a phone. `is_left`: a figure that stands at the left all the same.
     """
 
     key: str
@@ -30,11 +30,12 @@ class Column:
     is_full: bool = False
     is_hidden: bool = False
     is_wide: bool = False
+    is_left: bool = False
 
     @property
     def is_figure(self) -> bool:
         """Whether it is written to the right."""
-        return self.kind in FIGURES
+        return self.kind in FIGURES and not self.is_left
 
     @property
     def falls(self) -> bool:
