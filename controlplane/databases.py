@@ -13,6 +13,7 @@ import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
+OLDEST_POSTGRES = 15
 POOL_CONNECTIONS = 30
 """Half a dozen do in a small house; a PostgreSQL that nobody has tuned takes 97 altogether."""
 

@@ -187,5 +187,5 @@ LOGGING = {
         },
     },
     "root": {"handlers": ["console", "web"], "level": os.environ.get("PILOTHOUSE_LOG_LEVEL", "INFO")},
-    "loggers": {"httpx": {"level": "WARNING"}, "daphne": {"level": "WARNING"}},
+    "loggers": {"httpx": {"level": "WARNING"}, "daphne": {"level": "WARNING"}, "psycopg.pool": {"level": "ERROR"}},
 }

@@ -26,6 +26,7 @@ SLOWEST_FIRST = ("smollm2", "browser", "slow")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what has to be asked for by its mark; where tests are shared out, the slowest files begin first."""
     unasked = [mark for mark in ASKED_FOR_BY_MARK if mark not in config.option.markexpr]
+    unasked += ["sqlite"] * (os.environ.get("PILOTHOUSE_TEST_POSTGRES") == "yes")
     left_out = [item for item in items if any(item.get_closest_marker(mark) for mark in unasked)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]

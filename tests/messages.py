@@ -20,7 +20,7 @@ SCRIPTS = ("bin/setup", "bin/up", "deploy/setup-host")
 GUIDE = CHECKOUT / "docs" / "troubleshooting.md"
 HOLE = "…"
 MAKERS = re.compile(
-    r"(Error|Fault)$|^(add_error|fault|refuse|refusal|_fault|_refuse|_refusal|_give_up|fail_before_launch|Outcome|"
+    r"(Error|Fault|ImproperlyConfigured)$|^(add_error|fault|refuse|refusal|_fault|_refuse|_refusal|_give_up|fail_before_launch|Outcome|"
     r"Finding|_contradicted)$"
 )
 FAULTS = re.compile(r"^_?faults?$")

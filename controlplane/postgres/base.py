@@ -15,6 +15,7 @@ from django.db.backends.postgresql import base, operations
 from django.db.backends.postgresql.psycopg_any import Jsonb
 from psycopg.adapt import AdaptersMap
 from psycopg.types.string import StrDumperUnknown
+from psycopg_pool import PoolTimeout
 
 from controlplane import fence
 
@@ -79,6 +80,14 @@ class DatabaseWrapper(base.DatabaseWrapper):
         parameters["context"] = AdaptersMap(parameters["context"])
         parameters["context"].register_dumper(str, StorableText)
         return parameters
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """One of the pool's. Where there is none in time: the server's own reason, where that is why."""
+        try:
+            return super().get_new_connection(conn_params)
+        except PoolTimeout:
+            self.Database.connect(**conn_params).close()
+            raise
 
     def create_cursor(self, name: str | None = None) -> Any:
         """A cursor, given to nobody whose lease has run out."""

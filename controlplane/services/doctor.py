@@ -14,7 +14,7 @@ from django.db.utils import DatabaseError
 from controlplane.fleet.registry import carrier, local
 from controlplane.models import Host
 from controlplane.models.access import Actor, Role
-from controlplane.services.checks import database, hosts, place, versions
+from controlplane.services.checks import database, hosts, place, servers, versions
 from controlplane.services.checks.finding import Check, Examination, Finding, State
 
 __all__ = ["Finding", "examine", "examine_from_inside", "worst"]
@@ -41,7 +41,7 @@ def worst(findings: list[Finding]) -> State:
 
 
 def _checks(home: Path) -> list[Check]:
-    return [database.check(), place.disk(home), versions.check()]
+    return [database.check(), servers.check(), place.disk(home), versions.check()]
 
 
 def _examine(checks: list[Check]) -> list[Finding]:

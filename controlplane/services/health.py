@@ -12,12 +12,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from django.conf import settings as django_settings
 
+from controlplane.databases import several
 from controlplane.errors import NotFoundError
 from controlplane.models import Deployment, Gpu, Host, Job
 from controlplane.models.datasets import PART_BYTES
 from controlplane.models.deployments import DeploymentStatus
 from controlplane.models.jobs import Kind, Status
-from controlplane.services import settings
+from controlplane.services import leases, settings
 from controlplane.services.dataset_intake import SMALL_FILE_BYTES
 
 API_VERSION = "1"
@@ -35,17 +36,20 @@ def _mib(value: int | float | None) -> int | None:
 
 
 def health() -> dict[str, Any]:
-    """The whole of GET /api/health; `degraded` when a host is away or the active model isn't ready."""
+    """The whole of GET /api/health; `degraded` when a host is away, nobody dispatches or an engine isn't ready."""
     hosts = list(Host.objects.all())
     online = [host for host in hosts if host.is_online]
     active = Deployment.objects.filter(is_active=True).select_related("model").first()
-    whole = len(online) == len(hosts) > 0 and (active is None or active.status == DeploymentStatus.READY)
+    dispatching = not several() or leases.holder() is not None  # on SQLite the one web process does
+    serving = active is None or active.status == DeploymentStatus.READY
+    whole = len(online) == len(hosts) > 0 and serving and dispatching
     return {
         "status": "ok" if whole else "degraded",
         "gpu": _gpu_summary(),
         "active_model": active.model.name if active else None,
         "worker_busy": Job.objects.filter(status=Status.RUNNING).exclude(kind=Kind.SERVE).exists(),
         "hosts": {"online": len(online), "total": len(hosts)},
+        "dispatching": dispatching,
     }
 
 

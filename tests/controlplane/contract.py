@@ -121,6 +121,7 @@ OPENAI_MODEL = {"id": str, "object": "model", "created": int, "owned_by": str}
 ROWS = (
     Row("GET", "/api/health", "read", {
         "status": str, "active_model": maybe(str), "worker_busy": bool, "hosts": {"online": int, "total": int},
+        "dispatching": bool,
         "gpu": {"available": bool, "device_count": int, "device_name": maybe(str), "memory_allocated_gb": maybe(float),
                 "memory_reserved_gb": maybe(float)},
     }),

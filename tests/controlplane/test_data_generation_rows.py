@@ -148,6 +148,7 @@ def test_rows_are_paged_by_their_numbers_and_states() -> None:
             data_generation_rows.page(row, **wrong)
 
 
+@pytest.mark.sqlite
 def test_counting_reads_no_texts() -> None:
     """Each decision counts; of 100,000 rows that must not read 100,000 conversations."""
     row = read(make_generation(some_rows(2)))

@@ -308,6 +308,6 @@ def test_an_engine_that_was_stopped_is_asked_no_more(engine: StandIn) -> None:
         assert directly(headers)[0] == 503
         factories.make_deployment(factories.make_model("n"), port=second.port, is_active=True)
         assert b"second" in directly(headers)[2]
-        elsewhere("UPDATE controlplane_deployment SET status = 'stopped', is_active = 0")
+        elsewhere("UPDATE controlplane_deployment SET status = 'stopped', is_active = false")
         assert directly(headers)[0] == 503
     assert len(engine.asked) == 1

@@ -400,6 +400,7 @@ def answering(server: str) -> Iterator[int]:
 # --- The data base ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sqlite
 @pytest.mark.django_db
 def test_a_data_base_that_is_well() -> None:
     found = {finding.name: finding for finding in database.check().look()}
@@ -407,6 +408,7 @@ def test_a_data_base_that_is_well() -> None:
     assert set(found) == {"data base tables", "data base journal", "data base integrity"}
 
 
+@pytest.mark.sqlite
 @pytest.mark.django_db
 def test_a_data_base_that_is_damaged_or_on_a_slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"journal_mode": "delete", "quick_check(1)": "row 5 missing from index"}

@@ -110,3 +110,28 @@ def test_a_key_is_held_to_its_models() -> None:
     check_model(key(), "anything")
     with pytest.raises(ForbiddenError, match="may not use the model c: it may use a, b"):
         check_model(key(models=("a", "b")), "c")
+
+
+def test_what_a_key_takes_at_another_web_process_counts_here() -> None:
+    here, there, actor = Gatekeeper(), Gatekeeper(), key(requests_per_minute=3, tokens_per_minute=100)
+    admitted = there.admit(actor, {"max_tokens": 60})
+    here.hear([there.told()])
+    headers = here.admit(actor, {"max_tokens": 10}).headers
+    assert headers["x-ratelimit-remaining-requests"] == "1"
+    assert headers["x-ratelimit-remaining-tokens"] == "30"
+    admitted.settle(5)
+    here.hear([there.told()])
+    assert here.admit(actor, {"max_tokens": 10}).headers["x-ratelimit-remaining-tokens"] == "75"
+    with pytest.raises(RateLimitedError) as refused:
+        here.admit(actor, {"max_tokens": 10})
+    assert refused.value.what == "requests"
+
+
+def test_what_was_taken_elsewhere_leaves_the_window_too() -> None:
+    here, actor = Gatekeeper(), key(requests_per_minute=1)
+    here.hear([{"1": [[[59, 1]], []]}])
+    with pytest.raises(RateLimitedError) as refused:
+        here.admit(actor, {})
+    assert refused.value.retry_after_seconds <= 2
+    here.hear([])  # the other process has ended
+    here.admit(actor, {})

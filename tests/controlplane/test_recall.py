@@ -22,12 +22,17 @@ pytestmark = [
     ),
 ]
 OTHER_PROCESS = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1], timeout=20).executescript(sys.argv[2]))"
+OTHER_PROCESS_OF_POSTGRES = "import psycopg, sys; psycopg.connect(sys.argv[1], autocommit=True).execute(sys.argv[2])"
 
 
 def elsewhere(sql: str) -> None:
     """Another process changes the data base."""
-    path = str(connections.settings[DEFAULT_DB_ALIAS]["NAME"])
-    subprocess.run([sys.executable, "-c", OTHER_PROCESS, path, sql], check=True, timeout=60, capture_output=True)
+    database = connections[DEFAULT_DB_ALIAS]
+    if database.vendor == "sqlite":
+        command, place = OTHER_PROCESS, str(connections.settings[DEFAULT_DB_ALIAS]["NAME"])
+    else:
+        command, place = OTHER_PROCESS_OF_POSTGRES, database.connection.info.dsn
+    subprocess.run([sys.executable, "-c", command, place, sql], check=True, timeout=60, capture_output=True)
 
 
 def put(value: int) -> None:

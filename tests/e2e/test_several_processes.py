@@ -17,7 +17,9 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from tests.product import CHECKOUT, START_SECONDS, STOP_SECONDS, Product, wait_for
 from tests.servers import PostgresServer, RedisServer, missing
@@ -107,7 +109,7 @@ class House:
         """A websocket of one process, subscribed to a topic."""
         cookie = f"sessionid={self.product.cookies['use']}"
         address = url.replace("http", "ws", 1) + "/ws/live"
-        with connect(address, additional_headers={"Cookie": cookie}, origin=url) as socket:  # type: ignore[arg-type]
+        with connect(address, additional_headers={"Cookie": cookie}, origin=Origin(url)) as socket:
             socket.send(json.dumps({"subscribe": [topic]}))
             assert json.loads(socket.recv(timeout=30))["kind"] == "subscribed"
             yield socket
@@ -217,7 +219,7 @@ def test_one_that_was_stopped_and_wakes_does_nothing_more(house: House, dataset_
     assert attempts == [(1,)]
 
 
-def test_a_redis_that_is_away_costs_the_live_messages_alone(house: House) -> None:
+def test_a_redis_that_is_away_costs_the_live_messages_alone(house: House, dataset_id: int) -> None:
     product = house.product
     house.redis.stop()
     with product.client("use") as client:
@@ -228,9 +230,10 @@ def test_a_redis_that_is_away_costs_the_live_messages_alone(house: House) -> Non
     def live_again() -> bool:
         try:
             with house.listening(url, "jobs") as socket, product.client("use") as client:
-                client.post("/api/generate", json={"prompt": "x", "max_tokens": 1}).raise_for_status()
-                return bool(heard(socket, lambda message: message["kind"] == "status", 5))
-        except (TimeoutError, OSError):
+                run = product.create_run("said live", dataset_id, CONFIG)
+                client.post(f"/api/runs/{run['id']}/stop", json={"mode": "now"}).raise_for_status()
+                return bool(heard(socket, lambda message: message["data"].get("id") == run["job_id"], 5))
+        except (TimeoutError, OSError, WebSocketException):
             return False
 
     wait_for("live messages", live_again, 60)
@@ -241,8 +244,8 @@ def test_a_data_base_that_is_away_is_said_and_found_again(house: House, dataset_
     run = product.create_run("through an outage", dataset_id, CONFIG)
     product.wait_for_step(run["id"], 5)
     house.postgres.stop()
-    with httpx.Client(base_url=product.url, timeout=30) as nobody:
-        page = nobody.get("/login")
+    with httpx.Client(base_url=product.url, timeout=30, cookies={"sessionid": product.cookies["use"]}) as person:
+        page = person.get("/runs/")
         assert page.status_code == 503
         assert "data base" in page.text
     with product.client("use", timeout=30) as client:

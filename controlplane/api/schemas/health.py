@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ninja import Schema
+from ninja import Field, Schema
 
 
 class GpuSummary(Schema):
@@ -30,6 +30,7 @@ class Health(Schema):
     active_model: str | None
     worker_busy: bool
     hosts: HostCounts
+    dispatching: bool = Field(description="Whether a process dispatches jobs now")
 
 
 class Liveness(Schema):

@@ -4,6 +4,7 @@ The port is free, the data base has its tables, there is an admin and a model to
 an agent answers. What is so already costs milliseconds.
 """
 
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -27,6 +28,7 @@ from controlplane.services import access, models
 from controlplane.sole import holder
 
 MIN_FREE_BYTES = 1 << 30
+TURN_FILE = "prepare.lock"
 
 
 class Command(BaseCommand):
@@ -47,6 +49,11 @@ class Command(BaseCommand):
         """Says what it does where that takes long or is news."""
         home = Path(settings.HOME)
         _check_place(home, options["host"], {name: options[name] for name in ("port", "legacy_port")})
+        with (home / TURN_FILE).open("w") as turn:  # several web processes may start at once
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            self._bring_up_to_date(home, options)
+
+    def _bring_up_to_date(self, home: Path, options: dict[str, Any]) -> None:
         self._migrate()
         starter = not options["no_starter"] and os.environ.get("PILOTHOUSE_STARTER") != "none"
         self._welcome(home, starter=starter, password=not options["no_password"])
