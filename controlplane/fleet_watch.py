@@ -68,6 +68,7 @@ class FleetWatch:
             return
         try:
             facts = way.describe()
+            facts["address"] = member["address"]
         except (HostUnreachableError, AgentRefusedError) as error:
             self._say(str(error))
             return

@@ -32,12 +32,16 @@ class AdapterOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions(EngineSettings):
-    """What is served, and how. `gguf`: which of the model's exports llama_cpp serves ("": the smallest there is)."""
+    """What is served, and how. `gguf`: which of the model's exports llama_cpp serves ("": the smallest there is).
+
+    `listen_address`: where the control plane reaches it.
+    """
 
     model_name: str
     engine: str = "transformers"
     gguf: str = ""
     device: str = "auto"
+    listen_address: str = "127.0.0.1"
     profile: ProfileOptions = ProfileOptions()
     adapters: tuple[AdapterOptions, ...] = ()
 

@@ -43,7 +43,7 @@ def serve(spec: JobSpec, events: EventWriter, spec_path: Path) -> dict[str, Any]
     signals = StopSignals()
     if options.engine == "vllm":
         return serve_by_vllm(spec, options, token, Stage(events, signals, spec_path.parent))
-    listener = _listener()
+    listener = _listener(options.listen_address)
     try:
         profile = open_profile(options, events)
         profiles = {adapter.name: open_profile(adapter, events) for adapter in options.adapters}
@@ -138,10 +138,21 @@ class _Uvicorn(uvicorn.Server):
             self._on_started()
 
 
-def _listener() -> socket.socket:
-    """A socket on a free loopback port. Bound before the model is loaded: nobody else can take the port meanwhile."""
+def _listener(address: str) -> socket.socket:
+    """A socket on a free port. Bound before the model is loaded: nobody else can take the port meanwhile.
+
+    Raises JobFaultError `address_unknown` for an address that isn't this host's.
+    """
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind(("127.0.0.1", 0))
+    try:
+        listener.bind((address, 0))
+    except OSError as error:
+        listener.close()
+        raise JobFaultError(
+            "address_unknown",
+            f"The engine can't listen on {address}: {error.strerror or error}.",
+            "Give the host the address under which the control plane reaches it (Hosts, its page).",
+        ) from error
     return listener
 
 

@@ -174,7 +174,8 @@ class HostSample(TypedDict):
 
 
 class HostFacts(TypedDict):
-    """What doesn't change while an agent runs. `home_id` names its home folder, wherever that is mounted."""
+    """What doesn't change while an agent runs. `home_id` names its home folder, wherever that is mounted.
+    `address`: where the control plane has met it, if it knows."""
 
     name: str
     boot_id: str
@@ -190,6 +191,7 @@ class HostFacts(TypedDict):
     cuda_driver_version: str | None
     home: str
     home_id: NotRequired[str]
+    address: NotRequired[str]
 
 
 class Cursor(TypedDict):

@@ -30,7 +30,7 @@ class ServeKind(JobKind):
             inputs=Inputs(model=model_artefact(model), base=model_artefact(model.base) if model.base else None),
             config={
                 **serving_options.engine_config(model), "model_name": model.name, "profile": model.profile,
-                **job.config,
+                **job.config, **_listening(attempt),
                 "adapters": [_beside(model, name) for name in job.config.get("adapters", [])],
             },
         )  # fmt: skip
@@ -57,6 +57,12 @@ class ServeKind(JobKind):
 
     def on_failed(self, job: Job, error: dict[str, str]) -> None:
         activation.ended(job, None if error["code"] == "cancelled" else error)
+
+
+def _listening(attempt: Attempt) -> dict[str, str]:
+    """Where the engine is to listen, if not on loopback."""
+    address = deployments.listens_on(attempt.host)
+    return {} if address == deployments.LOOPBACK else {"listen_address": address}
 
 
 def _beside(base: LanguageModel, name: str) -> dict[str, Any]:

@@ -13,12 +13,14 @@ from django.db.models import QuerySet
 
 from controlplane.errors import NotFoundError
 from controlplane.live.announce import publish
-from controlplane.models import Deployment, Job
+from controlplane.models import Deployment, Host, Job
 from controlplane.models.deployments import LIVE, DeploymentStatus
 from controlplane.models.jobs import Status
 from controlplane.moments import iso
 from controlplane.services import energy
 from controlplane.services.routing import Engine, traffic, waiting_room
+
+LOOPBACK = "127.0.0.1"
 
 
 def _rows() -> "QuerySet[Deployment]":
@@ -118,7 +120,15 @@ def engine_token(job_id: int, attempt: int) -> str:
 
 def base_url(deployment: Deployment) -> str:
     """Where the engine answers."""
-    return f"http://127.0.0.1:{deployment.port}"
+    return f"http://{listens_on(deployment.host)}:{deployment.port}"
+
+
+def listens_on(host: Host | None) -> str:
+    """The address at which the engines of a host listen: loopback for agents on this machine, else what an admin says
+    or what the host was met at. Only the control plane has an engine's token."""
+    if host is None or host.carrier == "local":
+        return LOOPBACK
+    return str(host.address or host.facts.get("address") or host.name)
 
 
 def headers(deployment: Deployment) -> dict[str, str]:
@@ -130,10 +140,11 @@ def engines() -> list[tuple[Engine, tuple[str, ...], bool]]:
     """Every ready engine, the models that it answers for, and whether it is active: columns alone, since each request
     asks for them.
     """
-    columns = ("pk", "job_id", "attempt_number", "port", "is_active", "model__name", "job__config")
+    columns = ("pk", "job_id", "attempt_number", "port", "is_active", "model__name", "job__config", "host_id")
+    addresses = {host.pk: listens_on(host) for host in Host.objects.exclude(carrier="local")}
     found = []
-    for pk, job_id, attempt, port, is_active, name, config in ready().values_list(*columns):
+    for pk, job_id, attempt, port, is_active, name, config, host_id in ready().values_list(*columns):
         token = {"Authorization": f"Bearer {engine_token(job_id, attempt)}"}
-        engine = Engine(pk, attempt, name, f"http://127.0.0.1:{port}", token)
+        engine = Engine(pk, attempt, name, f"http://{addresses.get(host_id, LOOPBACK)}:{port}", token)
         found.append((engine, (name, *config.get("adapters", ())), is_active))
     return found

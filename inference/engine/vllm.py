@@ -58,7 +58,16 @@ class VllmCommand:
 
     def arguments(self, options: ServeOptions, port: int) -> list[str]:
         """The command line. The token is not on it: that goes by the environment."""
-        line = ["serve", self.weights, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", self.name]
+        line = [
+            "serve",
+            self.weights,
+            "--host",
+            options.listen_address,
+            "--port",
+            str(port),
+            "--served-model-name",
+            self.name,
+        ]
         line += ["--dtype", options.dtype, "--max-num-seqs", str(options.max_batch)]
         line += ["--tensor-parallel-size", str(self.gpus)]
         if options.load_in_4bit:
@@ -91,7 +100,7 @@ class VllmServer:
             )
         self.port = _free_port()
         self._client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}", timeout=ASK_TIMEOUT_SECONDS, trust_env=False
+            base_url=f"http://{options.listen_address}:{self.port}", timeout=ASK_TIMEOUT_SECONDS, trust_env=False
         )
         environment = {**os.environ, "VLLM_API_KEY": token, **QUIET}
         self._process = subprocess.Popen([program, *command.arguments(options, self.port)], env=environment)
