@@ -18,7 +18,7 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-ASKED_FOR_BY_MARK = ("systemd", "peer")
+ASKED_FOR_BY_MARK = ("systemd", "peer", "fleet")
 SLOWEST_FIRST = ("smollm2", "browser", "slow")
 
 

@@ -14,6 +14,7 @@ line for the host's agent. The answer is the agent's, or {"unreachable": SENTENC
 import json
 import logging
 import os
+import re
 import socketserver
 import sys
 import threading
@@ -144,8 +145,9 @@ class Bridge:
 def _reason(error: Exception) -> str:
     """What went wrong, in a line: the cause's own words rather than Ray's trace of it."""
     cause = getattr(error, "cause", None) or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(cause).__name__)[:300]
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+    told = [line for line in lines if re.match(r"\w+(Error|Exception): ", line)]
+    return (told[-1] if told else lines[0])[:300]
 
 
 def _unreachable(sentence: str) -> bytes:

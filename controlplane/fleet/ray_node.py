@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from controlplane.fleet.local import CHECKOUT
 from controlplane.fleet.ray_token import TOKEN_FILE, environment_of
 
@@ -112,17 +114,28 @@ class Keeper:
         self.stop()
 
     def stop(self) -> None:
-        """Ends this node's own processes, by their pids."""
+        """Ends this node's own processes: those of the session that its `ray start` began."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
             self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # its own session: nobody else's processes are in it
-            self._process.wait()
+        deadline = time.monotonic() + STOP_SECONDS
+        while self._process.poll() is None or _of_session(self._process.pid):
+            if time.monotonic() > deadline:
+                for pid in _of_session(self._process.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+
+def _of_session(leader: int) -> list[int]:
+    """The processes of a session, which outlives its leader."""
+    found = []
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if pid > 1 and os.getsid(pid) == leader:
+                found.append(pid)
+    return found
 
 
 def _last_words(words: bytes, node: Node) -> str:

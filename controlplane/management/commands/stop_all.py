@@ -14,7 +14,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from controlplane.fleet.local import ensure_agent
 from controlplane.fleet.protocol import HostUnreachableError
+from controlplane.fleet.ray_place import end_holder
 from controlplane.sole import end_web_process
+
+NODE_SECONDS = 40.0
 
 
 class Command(BaseCommand):
@@ -39,6 +42,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         if not ended:
             self.stdout.write("No web server ran.")
+        self._leave_fleet(home)
         try:
             ensure_agent(home)
         except HostUnreachableError as error:
@@ -51,3 +55,12 @@ class Command(BaseCommand):
             raise CommandError(
                 "Not everything has ended: the line above says what goes on. Then bin/up --stop-all again."
             )
+
+    def _leave_fleet(self, home: Path) -> None:
+        """Before the agent ends: a node of a fleet would start it again."""
+        try:
+            node = end_holder(home, NODE_SECONDS)
+        except TimeoutError as error:
+            raise CommandError(str(error)) from error
+        if node is not None:
+            self.stdout.write(f"The node of the fleet ({node}) has ended.")
