@@ -62,7 +62,7 @@ def show(attempt: Attempt, rows: Sequence[Transfer]) -> None:
     """Shows on the job how far its results have come."""
     progress = {
         "done": sum(row.bytes_done for row in rows), "total": sum(row.bytes_total or 0 for row in rows) or None,
-        "unit": "bytes", "note": "; ".join(transfers.sentence(row) for row in rows if row.is_live)[:500],
+        "unit": "bytes", "note": "; ".join(transfers.doing(row) for row in rows if row.is_live)[:500],
     }  # fmt: skip
     with transaction.atomic():
         live = Job.objects.filter(pk=attempt.job_id, status=Status.RUNNING)

@@ -5,7 +5,6 @@ waits: a launch that isn't ready is asked for again at the next tick.
 """
 
 from django.db import transaction
-from django.utils import timezone
 
 from controlplane.fleet.files import library
 from controlplane.fleet.protocol import AgentRefusedError, Carrier, Item
@@ -41,6 +40,7 @@ def staged(attempt: Attempt, spec: JobSpec, reach: Carrier) -> JobSpec | None:
     if under_way:
         _tell(attempt.job_id, under_way)
         return None
+    _tell_ready(attempt.job_id)
     copies.note_use(host, [need.item for need in needs])
     return artefacts.for_host(spec, host)
 
@@ -108,9 +108,18 @@ def _tell(job_id: int, rows: list[Transfer]) -> None:
     """Shows on the job what it waits for."""
     done = sum(row.bytes_done for row in rows if not row.is_checking)
     total = sum(row.bytes_total or 0 for row in rows)
-    note = "; ".join(transfers.sentence(row) for row in rows)
+    note = "; ".join(transfers.doing(row) for row in rows)
     progress = {"done": done, "total": total or None, "unit": "bytes", "note": note[:500]}
+    reason = "; ".join(transfers.sentence(row) for row in rows)[:250]
     with transaction.atomic():
         jobs.set_phase(job_id, COPYING)
-        if Job.objects.filter(pk=job_id, status=Status.RUNNING).exclude(progress=progress).update(progress=progress):
-            publish("jobs", "progress", {"id": job_id, "progress": progress, "at": timezone.now().timestamp()})
+        changed = Job.objects.filter(pk=job_id, status=Status.RUNNING).exclude(progress=progress)
+        if changed.update(progress=progress, waiting_reason=reason):
+            publish("jobs", "progress", {"id": job_id, "progress": progress})
+
+
+def _tell_ready(job_id: int) -> None:
+    """Nothing is on its way any more."""
+    with transaction.atomic():
+        if Job.objects.filter(pk=job_id, phase=COPYING).update(progress=None, waiting_reason=""):
+            jobs.set_phase(job_id, "launching")

@@ -71,14 +71,17 @@ def ask(host: Host, need: Need, direction: str) -> Transfer:
     return found
 
 
+def doing(row: Transfer) -> str:
+    """What goes on, without figures: "copying tiny to ant", and what it waits for."""
+    where = f"to {row.host.name}" if row.direction == Direction.OUT else f"home from {row.host.name}"
+    words = f"{'comparing' if row.is_checking else 'copying'} {row.title} {where}"
+    return f"{words}: {row.fault}" if row.state == TransferState.WAITING and row.fault else words
+
+
 def sentence(row: Transfer) -> str:
     """What goes on, in words: "copying tiny to ant: 1.2 of 3.4 GB, 40 s left"."""
-    where = f"to {row.host.name}" if row.direction == Direction.OUT else f"home from {row.host.name}"
-    verb = "comparing" if row.is_checking else "copying"
-    words = f"{verb} {row.title} {where}"
-    if row.state == TransferState.WAITING and row.fault:
-        return f"{words}: {row.fault}"
-    if row.bytes_total:
+    words = doing(row)
+    if row.bytes_total and not row.fault:
         words += f": {_size(row.bytes_done, row.bytes_total)}"
     left = row.seconds_left
     return words if left is None or row.state != TransferState.RUNNING else f"{words}, {_duration(left)} left"

@@ -68,6 +68,7 @@ def test_a_run_waits_until_its_files_are_on_its_host_and_sees_the_paths_there(ot
     assert (job.phase, {row.title for row in transfers.live()}) == ("copying", {"big", str(run.dataset)})
     assert job.progress is not None
     assert "copying big to ant" in job.progress["note"]
+    assert "copying big to ant" in job.waiting_reason
     carry_all()
     launch(attempt)
     assert other.launched == [(run.job_id, 1)]

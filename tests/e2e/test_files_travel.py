@@ -1,7 +1,5 @@
 """Train on one host, activate on another, each with a home that the other doesn't read; killed in mid-copy."""
 
-import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,10 @@ from controlplane.fleet.local import ensure_agent
 from tests.product import Product, wait_for
 from tests.second_home import SECOND, kill_agent, second_home
 from tests.tiny import write_style_dataset
+from tests.travelled import CONFIG, check_library, check_served_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-CONFIG: dict[str, Any] = {
-    "hyperparams": {"max_steps": 6, "per_device_train_batch_size": 4, "max_length": 64},
-    "monitoring": {"eval_steps": 6},
-    "output": {"save_steps": 3},
-    "environment": {"host": SECOND},
-}
-PADDING_BYTES = 640 << 20
+PADDING_BYTES = 256 << 20
 
 
 @pytest.fixture
@@ -43,7 +36,7 @@ def test_trained_there_served_here_though_both_sides_were_killed_in_mid_copy(
     folder = product.home / "datasets" / dataset["sha256"]
     with (folder / "padding.bin").open("wb") as padding:
         padding.truncate(PADDING_BYTES)
-    run = product.create_run("there", dataset["id"], CONFIG)
+    run = product.create_run("there", dataset["id"], {**CONFIG, "environment": {"host": SECOND}})
 
     staged = second / "tmp" / "incoming" / f"dataset-{dataset['sha256']}" / "files" / "padding.bin"
     wait_for("half of a copy", lambda: staged.exists() and staged.stat().st_size > PADDING_BYTES // 8)
@@ -62,30 +55,3 @@ def test_trained_there_served_here_though_both_sides_were_killed_in_mid_copy(
     assert str(product.home) not in spec
     check_library(product, second, run["id"], done["result_model"])
     check_served_here(product, done["result_model"])
-
-
-def check_library(product: Product, second: Path, run_id: int, model: str) -> None:
-    """What was made there lies here, byte for byte."""
-    with product.client("read") as client:
-        facts = next(row for row in client.get("/api/models").json()["models"] if row["id"] == model)
-    folder = Path(facts["path"])
-    there = second / "models" / folder.name / "model.safetensors"
-    assert (folder / "model.safetensors").read_bytes() == there.read_bytes()
-    for step in (3, 6):
-        name = f"runs/{run_id}/checkpoints/step-{step}/manifest.json"
-        wait_for(f"checkpoint {step}", (product.home / name).exists)
-        assert (product.home / name).read_bytes() == (second / name).read_bytes()
-
-
-def check_served_here(product: Product, model: str) -> None:
-    """One call, and the model answers from the first host."""
-    here = socket.gethostname()
-    with product.client("admin", timeout=200) as client:
-        answer = client.post("/api/models/set_active", json={"id": model, "host": here})
-        assert answer.status_code == 200, answer.text
-        deployment = client.get(f"/api/deployments/{answer.json()['deployment']}").json()
-        assert deployment["host"] == here
-        asked = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "What is the anchor for?"}]}
-        said = client.post("/v1/chat/completions", json=asked)
-        assert said.status_code == 200, said.text
-        assert json.loads(said.text)["usage"]["completion_tokens"] > 0
