@@ -46,6 +46,9 @@ def work() -> None:
     """Gives every transfer that is due a thread, as long as there is room."""
     now = timezone.now()
     for row in transfers.live():
+        if row.direction == Direction.OUT and not transfers.waiting_for(row):
+            transfers.drop(row, "no job needs it there any more")
+            continue
         if row.not_before is not None and row.not_before > now:
             continue
         with _lock:

@@ -7,6 +7,7 @@ what a job makes comes home.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,13 @@ def home() -> Path:
 def is_library(host: Host) -> bool:
     """Whether the host's home is the library itself. An agent that tells no id is one from before there were any."""
     told = host.facts.get("home_id")
-    return not told or told == home_id(home())
+    return not told or told == _id_of(home())
+
+
+@cache
+def _id_of(place: Path) -> str:
+    """The id of a home; it never changes, and placement asks for it again and again."""
+    return home_id(place)
 
 
 def library_on(host: Host) -> str | None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
 from controlplane import carrying, dispatch, homecoming
 from controlplane.errors import ConflictError, ForbiddenError
@@ -179,6 +180,16 @@ def test_a_job_that_waits_for_its_files_can_be_called_off(other: OtherHome, wish
     assert jobs.get(run.job_id).status == status
     assert not transfers.live().exists(), "nobody else needs these files"
     assert other.launched == []
+
+
+def test_a_transfer_that_no_job_needs_any_more_is_not_carried(other: OtherHome) -> None:
+    run = make_run(model=heavy_model())
+    attempt = attempt_of(run, other)
+    launch(attempt)
+    Attempt.objects.filter(pk=attempt.pk).update(ended_at=timezone.now())
+    carrying.work()
+    assert not transfers.live().exists()
+    assert other.files.blocks == 0
 
 
 def test_a_cancelled_transfer_leaves_nothing_and_is_an_admins_or_the_owners(other: OtherHome) -> None:
