@@ -6,6 +6,7 @@ the process's, from which a thread takes one for as long as it asks: `DATABASE_C
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ def postgres(url: str, connections: int = POOL_CONNECTIONS) -> dict[str, Any]:
             f"DATABASE_URL can't be read ({error}). It looks like postgresql://USER:PASSWORD@HOST:5432/NAME, with %40 "
             "for an @ in the password."
         ) from error
+    if find_spec("psycopg_pool") is None:
+        raise ImproperlyConfigured("PostgreSQL's driver isn't installed: bin/setup --extras postgres")
     if not found["NAME"]:
         raise ImproperlyConfigured("DATABASE_URL names no data base: postgresql://USER:PASSWORD@HOST:5432/NAME.")
     waits = {"timeout": WAIT_SECONDS, "reconnect_timeout": WAIT_SECONDS}

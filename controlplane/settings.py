@@ -13,10 +13,12 @@ PILOTHOUSE_BEHIND_PROXY   `yes`: a proxy with TLS stands before it, and it alone
 import os
 import secrets
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from csp.constants import NONE, SELF
+from django.core.exceptions import ImproperlyConfigured
 
 from controlplane.databases import database
 
@@ -43,6 +45,18 @@ def _secret_key(path: Path) -> str:
     with os.fdopen(descriptor, "w") as stream:
         stream.write(secrets.token_urlsafe(48))
     return path.read_text().strip()
+
+
+def _channel_layer() -> dict[str, Any]:
+    """Redis where REDIS_URL names one; else this process's memory."""
+    url = os.environ.get("REDIS_URL", "").strip()
+    if not url:
+        return {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"capacity": 2000}}
+    if not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ImproperlyConfigured("REDIS_URL must look like redis://:PASSWORD@HOST:6379/0 (rediss:// with TLS).")
+    if find_spec("channels_redis") is None:
+        raise ImproperlyConfigured("Redis's driver isn't installed: bin/setup --extras redis")
+    return {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [url]}}
 
 
 def _names(variable: str) -> list[str]:
@@ -108,13 +122,7 @@ TEMPLATES = [
 
 DATABASES = {"default": database(HOME)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-CHANNEL_LAYERS: dict[str, Any] = {
-    "default": (
-        {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [os.environ["REDIS_URL"]]}}
-        if os.environ.get("REDIS_URL")
-        else {"BACKEND": "channels.layers.InMemoryChannelLayer", "CONFIG": {"capacity": 2000}}
-    ),
-}
+CHANNEL_LAYERS: dict[str, Any] = {"default": _channel_layer()}
 
 AUTH_USER_MODEL = "controlplane.User"
 AUTH_PASSWORD_VALIDATORS = [

@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
 from controlplane.errors import PilothouseError
+from controlplane.kept_connections import give_back
 
 PAGES_PACKAGE = "controlplane.pages."
 
@@ -27,7 +28,10 @@ class PagesMiddleware:
             if request.path.startswith(("/api/", "/v1/")):
                 return JsonResponse({"detail": "Change your one-time password on the web page first."}, status=403)
             return redirect("password")
-        return self.get_response(request)
+        response = self.get_response(request)
+        if response.streaming:
+            give_back()  # it may be sent for minutes
+        return response
 
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponseBase], _args: object, _kwargs: object

@@ -71,7 +71,8 @@ class Command(BaseCommand):
                 self.stdout.write("The data base is brought up to date.")
                 call_command("migrate", interactive=False, verbosity=0)
         except OperationalError as error:
-            raise CommandError(f"The data base can't be opened: {str(error).strip()}. Look at DATABASE_URL.") from error
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise CommandError(f"The data base can't be opened: {reason}. Look at DATABASE_URL.") from error
 
     def _welcome(self, home: Path, *, starter: bool, password: bool) -> None:
         """At the first start: the admin, whose password is shown this once, and the model to start with."""
