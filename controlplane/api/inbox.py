@@ -1,20 +1,27 @@
 """The inbox: /api/inbox. Runs in the web process."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from ninja import Router, Status
+from ninja.params.functions import Query
 
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.queue import Inbox, InboxFile
+from controlplane.api.schemas.tables import InboxQuery
 from controlplane.services import inbox
+from controlplane.services.tables import inbox as asked
+from controlplane.services.tables import keyset
 
 router = Router(tags=["Jobs"])
 
 
 @router.get("/inbox", response=Inbox)
-def list_files(request: ActorRequest) -> dict[str, Any]:
-    """Files that came by the inbox: those under way first, then the newest."""
-    return {**inbox.overview(), "files": [inbox.facts(row) for row in inbox.list_files()]}
+def list_files(
+    request: ActorRequest, query: Annotated[InboxQuery, Query()], limit: Annotated[int, Query(ge=1, le=500)] = 200
+) -> dict[str, Any]:
+    """Files that came by the inbox: those under way first, then the newest, or in the order of `sort`."""
+    found = keyset.page(keyset.required(asked.ask(request.GET)), limit)
+    return {**inbox.overview(), "files": [inbox.facts(row) for row in found.rows], **found.place}
 
 
 @router.post("/inbox/{int:file_id}/retry", response={202: InboxFile})

@@ -8,9 +8,9 @@ from ninja.params import functions
 
 from controlplane.api.downloads import in_pieces
 from controlplane.api.keys import ActorRequest
-from controlplane.api.schemas.jobs import Job, JobList, JobLog, JobStatistics, LogQuery, Priority
+from controlplane.api.schemas.jobs import Job, JobList, JobLog, JobStatistics, LogQuery, Priority, Waiting
 from controlplane.api.schemas.tables import JobQuery
-from controlplane.services import job_logs, jobs
+from controlplane.services import job_logs, jobs, waiting
 from controlplane.services.tables import jobs as asked
 from controlplane.services.tables import keyset
 

@@ -15,7 +15,8 @@ router = Router(tags=["Tables"])
 def many(request: ActorRequest, noun: str, payload: Many) -> dict[str, Any]:
     """Does one thing to up to 500 rows, each by its own permission; what refuses one leaves the others alone.
 
-    `noun`: jobs, datasets, models, evaluations, generations, sweeps, conversations, alerts or keys. For runs there is
+    `noun`: jobs, datasets, models, evaluations, generations, sweeps, conversations, alerts, inbox,
+    power-sweeps or keys. For runs there is
     `/runs/many`.
     """
     found = bulk.do(request.actor, noun, payload.action, [str(row) for row in payload.rows])

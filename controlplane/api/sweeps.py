@@ -8,7 +8,10 @@ from ninja.params.functions import Query
 from controlplane.api.keys import ActorRequest
 from controlplane.api.schemas.power import PowerOutcome
 from controlplane.api.schemas.sweeps import StartSweep, Sweep, SweepList
+from controlplane.api.schemas.tables import PowerSweepQuery
 from controlplane.services import sweeps
+from controlplane.services.tables import keyset
+from controlplane.services.tables import power_sweeps as asked
 
 router = Router(tags=["Power"])
 
@@ -24,9 +27,12 @@ def start(request: ActorRequest, payload: StartSweep) -> Status[dict[str, Any]]:
 
 
 @router.get("/power_sweeps", response=SweepList)
-def list_sweeps(request: ActorRequest, limit: Annotated[int, Query(ge=1, le=500)] = 50) -> dict[str, Any]:
-    """Sweeps, newest first."""
-    return {"sweeps": [sweeps.facts(row) for row in sweeps.list_sweeps(limit)]}
+def list_sweeps(
+    request: ActorRequest, query: Annotated[PowerSweepQuery, Query()], limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> dict[str, Any]:
+    """Sweeps, newest first, or in the order of `sort`."""
+    found = keyset.page(keyset.required(asked.ask(request.GET)), limit)
+    return {"sweeps": [sweeps.facts(row) for row in found.rows], **found.place}
 
 
 @router.get("/power_sweeps/{int:sweep_id}", response=Sweep)

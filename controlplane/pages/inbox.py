@@ -10,14 +10,18 @@ from django.views.decorators.http import require_POST
 from controlplane.models import InboxFile
 from controlplane.models.jobs import Priority
 from controlplane.pages.actors import actor
+from controlplane.pages.tables import shown
 from controlplane.pages.topics import mark
 from controlplane.services import inbox
+from controlplane.services.tables import inbox as asked
 
 
 def inbox_list(request: HttpRequest) -> HttpResponse:
-    """All files that the inbox knows."""
+    """The files that the address asks for."""
     live = mark("inbox")
-    context = {"live": live, **inbox.overview(), "rows": [_row(row) for row in inbox.list_files()]}
+    table = shown(request.GET, asked.ask(request.GET), "inbox", placeholder="Search files", first="state")
+    rows = [_row(row) for row in table.page.rows]
+    context = {"live": live, **inbox.overview(), "table": table, "rows": rows}
     template = "queue/inbox_rows.html" if request.headers.get("HX-Request") else "queue/inbox.html"
     return render(request, template, context)
 

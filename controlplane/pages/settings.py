@@ -22,7 +22,7 @@ from controlplane.services import access, health, models, settings, usage
 from controlplane.services.tables import audit as audit_table
 from controlplane.services.tables import keys as key_table
 
-MODELS_OFFERED = 200
+MODELS_OFFERED = 100
 """To so many models a form limits keys; the API to any."""
 
 

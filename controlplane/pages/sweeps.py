@@ -13,10 +13,10 @@ from controlplane.models.access import Role
 from controlplane.models.telemetry import OPEN_SWEEPS, SweepStatus
 from controlplane.pages.actors import actor
 from controlplane.pages.forms.sweeps import SweepForm
+from controlplane.pages.tables import shown
 from controlplane.pages.topics import mark
 from controlplane.services import sweeps
-
-ROWS_SHOWN = 50
+from controlplane.services.tables import power_sweeps as asked
 
 
 def sweep_list(request: HttpRequest) -> HttpResponse:
@@ -27,7 +27,10 @@ def sweep_list(request: HttpRequest) -> HttpResponse:
         actor(request).require(Role.ADMIN)
         if form.is_valid() and (sweep := _started(request, form)) is not None:
             return redirect("sweep", sweep_id=sweep.pk)
-    context = {"live": live, "form": form, "sweeps": sweeps.list_sweeps(ROWS_SHOWN), "has_gpu": Gpu.objects.exists()}
+    table = shown(request.GET, asked.ask(request.GET), "power-sweeps", placeholder="Search models and hosts")
+    context = {
+        "live": live, "form": form, "table": table, "sweeps": table.page.rows, "has_gpu": Gpu.objects.exists(),
+    }  # fmt: skip
     template = "power/sweep_rows.html" if request.headers.get("HX-Request") else "power/sweeps.html"
     return render(request, template, context, status=422 if form.errors else 200)
 

@@ -11,7 +11,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Case, F, QuerySet, Value, When
 from django.utils import timezone
 
-from controlplane.errors import InvalidInputError, NotFoundError
+from controlplane.errors import NotFoundError
 from controlplane.live.announce import publish
 from controlplane.models import Alert
 from controlplane.models.access import Actor, Role
@@ -147,26 +147,6 @@ def open_alerts() -> "QuerySet[Alert]":
 def unseen_count() -> int:
     """How many are open that nobody has acknowledged."""
     return Alert.objects.filter(ended_at=None, acknowledged_at=None).count()
-
-
-def list_alerts(
-    *, is_open: bool | None = None, rule: str = "", severity: str = "", limit: int = 100, before_id: int | None = None
-) -> list[Alert]:
-    """Alerts, newest first; `before_id` goes on behind the last one of a page. Raises InvalidInputError."""
-    rows = Alert.objects.order_by("-id")
-    if rule:
-        if rule not in alert_rules.BY_KEY:
-            raise InvalidInputError(f"There is no rule {rule!r}. There are: {', '.join(alert_rules.BY_KEY)}.")
-        rows = rows.filter(rule=rule)
-    if severity:
-        if severity not in Severity.values:
-            raise InvalidInputError(f"There is no severity {severity!r}: choose {', '.join(Severity.values)}.")
-        rows = rows.filter(severity=severity)
-    if is_open is not None:
-        rows = rows.filter(ended_at__isnull=is_open)
-    if before_id is not None:
-        rows = rows.filter(pk__lt=before_id)
-    return list(rows[: max(1, min(limit, 1000))])
 
 
 def facts(alert: Alert) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from controlplane.services import (
     dataset_checks,
     datasets,
     evaluations,
+    inbox,
     jobs,
     models,
     run_sweeps,
+    sweeps,
 )
 
 MOST = 500
@@ -126,6 +128,13 @@ NOUNS: dict[str, Noun] = {
         ),
     }),
     "alerts": Noun("alert", "alerts", {"acknowledge": Deed(alerts.acknowledge, "acknowledged", "Acknowledge")}),
+    "inbox": Noun("file", "files", {
+        "retry": Deed(inbox.retry, "tried again", "Retry"),
+        "dismiss": Deed(inbox.dismiss, "off the list", "Dismiss"),
+    }),
+    "power-sweeps": Noun("sweep", "sweeps", {"cancel": Deed(
+        sweeps.cancel, "being cancelled", "Cancel", "Cancel what is chosen?", "The power from before returns.", True,
+    )}),
     "keys": Noun("key", "keys", {
         "revoke": Deed(
             access.revoke_key, "revoked", "Revoke", "Revoke what is chosen?",

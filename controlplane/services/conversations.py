@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Q, QuerySet
+from django.db.models import Count
 from django.utils import timezone
 
 from controlplane.errors import FieldFault, InvalidInputError, NotFoundError
@@ -23,7 +23,6 @@ LONGEST_TITLE = 200
 TITLE_OF_QUESTION = 80
 """How many characters of the first question become the title."""
 
-MOST_LISTED = 500
 LONGEST_SETTINGS = 100_000
 
 
@@ -38,21 +37,12 @@ def get(actor: Actor, conversation_id: int) -> Conversation:
     return found
 
 
-def list_own(actor: Actor, search: str = "", limit: int = 100) -> list[Conversation]:
-    """The actor's own with `search` in their titles, the last used first; each with `questions`, their number."""
-    rows: QuerySet[Conversation] = Conversation.objects.filter(owner=actor.owner)
-    if search.strip():
-        rows = rows.filter(title__icontains=search.strip())
-    counted = rows.annotate(questions=Count("turns", filter=Q(turns__role=Speaker.USER)))
-    return list(counted[: max(1, min(limit, MOST_LISTED))])
-
-
 def with_questions(rows: list[Conversation]) -> list[Conversation]:
     """The same conversations, each with `questions`, their number: one look at the turns for all of them."""
     asked = Turn.objects.filter(conversation__in=[row.pk for row in rows], role=Speaker.USER)
     counted = dict(asked.order_by().values_list("conversation").annotate(Count("pk")))
     for row in rows:
-        row.questions = counted.get(row.pk, 0)  # type: ignore[attr-defined] # as `list_own` annotates it
+        row.questions = counted.get(row.pk, 0)  # type: ignore[attr-defined] # for `facts`
     return rows
 
 

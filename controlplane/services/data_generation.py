@@ -201,11 +201,6 @@ def rows() -> "QuerySet[DataGeneration]":
     return DataGeneration.objects.select_related(*_WITH)
 
 
-def list_generations(limit: int = 50) -> list[DataGeneration]:
-    """Generations, newest first."""
-    return list(rows()[: max(1, min(limit, 500))])
-
-
 def counts(*rows: DataGeneration) -> dict[int, dict[str, int]]:
     """{id: {"pending", "accepted", "rejected", "edited"}}; of one that has become a dataset, what it had then."""
     found = {row.pk: row.counts or dict.fromkeys((*ReviewState.values, "edited"), 0) for row in rows}

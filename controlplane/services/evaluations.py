@@ -100,6 +100,7 @@ def queue_checkpoint(
     The checkpoint stays until then, once `keep_checkpoint` has said so.
     """
     actor.require(Role.USE)
+    run.require_settings()
     check_model(actor, run_facts.model_name(run))
     checkpoint = checkpoints.get(run, step)
     data = run.config["data"]

@@ -13,7 +13,7 @@ from controlplane.live.announce import publish
 from controlplane.models import InboxFile
 from controlplane.models.access import Actor, Role
 from controlplane.models.datasets import DatasetStatus, Level
-from controlplane.models.inbox import OVER, InboxState
+from controlplane.models.inbox import InboxState
 from controlplane.models.jobs import Priority
 from controlplane.moments import iso
 from controlplane.services import dataset_checks, inbox_files, jobs, settings
@@ -21,13 +21,6 @@ from controlplane.services.access import audit
 
 INBOX = Actor(name="inbox", role=Role.USE)
 """Who does what a file in the inbox asks for: whoever can put files there is trusted as far as the role use."""
-
-
-def list_files(limit: int = 200) -> list[InboxFile]:
-    """The files, those that are not over first, then the newest."""
-    rows = InboxFile.objects.select_related("dataset", "run", "run__job")
-    waiting = list(rows.exclude(state__in=OVER).order_by("id"))
-    return [*waiting, *rows.filter(state__in=OVER).order_by("-id")[:limit]]
 
 
 def facts(row: InboxFile) -> dict[str, Any]:

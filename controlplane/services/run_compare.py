@@ -1,7 +1,7 @@
 """Several runs side by side: the settings that differ, and what each came to. Runs in the web process; reads only."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,12 @@ from controlplane.row_ids import row_id
 from controlplane.services import curve_reading, run_table, run_views
 from controlplane.services.tables import keyset
 from training.config.difference import OF_THE_RUN, flattened
-from training.config.fields import FieldInfo, fields
+from training.config.fields import FieldInfo, Kind, fields
 
 FEWEST, MOST = 2, 20
+OWN = "own"
+"""The section of settings that are a script's own."""
+
 NAMED = 5
 LARGER = ("accuracy", "exact_match", "f1", "bleu", "rouge", "reward", "per_second", "contains", "precision", "recall")
 SMALLER = ("loss", "perplexity", "error", "wer", "cer")
@@ -41,7 +44,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting with the value of each run."""
+    """One setting with the value of each run, None where a run has no such setting."""
 
     field: FieldInfo
     values: tuple[Any, ...]
@@ -109,14 +112,32 @@ def required(actor: Actor, params: QueryDict) -> list[Run]:
 
 
 def settings(compared: Sequence[Run]) -> list[SettingRow]:
-    """Every setting in the order of the schema, with whether the runs differ in it."""
-    flat = [flattened(run.config) for run in compared]
-    rows = []
-    for field in fields():
-        if not field.path.startswith(OF_THE_RUN):
-            values = tuple(config[field.path] for config in flat)
-            rows.append(SettingRow(field, values, any(_differ(values[0], value) for value in values[1:])))
-    return rows
+    """Every setting in the order of the schema, then what scripts elsewhere told of theirs, with whether the runs that
+    have such settings differ in it.
+    """
+    flat = [None if run.is_external else flattened(run.config) for run in compared]
+    told = [run.own_config if run.is_external else None for run in compared]
+    of_schema = [field for field in fields() if not field.path.startswith(OF_THE_RUN)] if any(flat) else []
+    return [*(_row(field, field.path, flat) for field in of_schema), *(_told(key, told) for key in _keys(told))]
+
+
+def _row(field: FieldInfo, key: str, configs: Sequence[Mapping[str, Any] | None]) -> SettingRow:
+    values = tuple(None if config is None else config.get(key) for config in configs)
+    known = [value for value, config in zip(values, configs, strict=True) if config is not None]
+    return SettingRow(field, values, any(_differ(known[0], value) for value in known[1:]))
+
+
+def _keys(told: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    return sorted({key for config in told if config is not None for key in config})
+
+
+def _told(key: str, told: Sequence[Mapping[str, Any] | None]) -> SettingRow:
+    values = [config[key] for config in told if config is not None and key in config]
+    kind: Kind = "number" if all(_is_number(value) for value in values) else "text"
+    if any(isinstance(value, (dict, list)) for value in values):
+        kind = "object"
+    field = FieldInfo(OWN, key, f"{OWN}.{key}", kind, default=None, title=key, description="")
+    return _row(field, key, told)
 
 
 def _differ(one: Any, other: Any) -> bool:

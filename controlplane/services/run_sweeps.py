@@ -170,12 +170,6 @@ def get(sweep_id: int) -> RunSweep:
     return sweep
 
 
-def list_sweeps(limit: int = 50) -> list[RunSweep]:
-    """Sweeps, newest first."""
-    rows = RunSweep.objects.select_related("dataset", "model").prefetch_related("trials")
-    return list(rows[: max(1, min(limit, 500))])
-
-
 def best(sweep: RunSweep) -> RunTrial | None:
     """The trial with the smallest value so far; of equal ones the first."""
     done = [trial for trial in sweep.trials.all() if trial.value is not None and trial.state == TrialState.DONE]

@@ -177,11 +177,6 @@ def keep(sweep: PowerSweep, **config: Any) -> None:
     PowerSweep.objects.filter(pk=sweep.pk).update(config=sweep.config)
 
 
-def list_sweeps(limit: int = 50) -> list[PowerSweep]:
-    """Sweeps, newest first."""
-    return list(PowerSweep.objects.select_related("host")[: max(1, min(limit, 500))])
-
-
 def candidates() -> list[tuple[Deployment, Gpu]]:
     """The ready engines that run on a GPU, with it: what a sweep may be started for."""
     served = [row for row in deployments.list_deployments(500) if row.status == "ready" and row.host is not None]

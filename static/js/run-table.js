@@ -9,11 +9,6 @@ const box = document.getElementById("runs");
 
 const rows = () => [...box.querySelectorAll("tr[data-run]")];
 
-document.getElementById("column-search")?.addEventListener("input", ({ target }) => {
-  const wanted = target.value.trim().toLowerCase();
-  for (const label of document.querySelectorAll(".run-columns label")) label.hidden = !`${label.textContent} ${label.firstChild.value}`.toLowerCase().includes(wanted);
-});
-
 // --- Alive ---------------------------------------------------------------------------------------------------------
 
 async function parsed(url) {

@@ -14,7 +14,7 @@ from tests.product import Product
 NAME, COUNT, PAGE = "harbour", 53, 50
 PAGES = (
     "/queue/jobs/", "/datasets/", "/models/", "/evaluate/", "/datasets/generate/", "/runs/sweeps/",
-    "/chat/conversations", "/alerts/", "/settings/audit", "/settings/keys",
+    "/chat/conversations", "/queue/inbox/", "/power/sweeps/", "/alerts/", "/settings/audit", "/settings/keys",
 )  # fmt: skip
 
 

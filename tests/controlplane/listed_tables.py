@@ -17,8 +17,11 @@ from controlplane.models import (
     DataGeneration,
     Dataset,
     Evaluation,
+    Host,
+    InboxFile,
     Job,
     LanguageModel,
+    PowerSweep,
     RunSweep,
     User,
 )
@@ -30,9 +33,11 @@ from controlplane.services.tables import (
     datasets,
     evaluations,
     generations,
+    inbox,
     jobs,
     keys,
     models,
+    power_sweeps,
     sweeps,
 )
 from controlplane.services.tables.keyset import Question, Table
@@ -151,6 +156,19 @@ def _key(number: int, name: str) -> ApiKey:
     )  # fmt: skip
 
 
+def _file(number: int, name: str) -> InboxFile:
+    state = ["done", "running", "failed"][number % 3]
+    return InboxFile.objects.create(filename=name[:255], state=state, reason=name[:400], bytes=number % 2)
+
+
+def _power_sweep(number: int, name: str) -> PowerSweep:
+    host = Host.objects.first() or factories.make_host("box")
+    return PowerSweep.objects.create(
+        model_name=name[:200], host=host, gpu_uuid=f"GPU-{number}", status="done", created_by=f"p{number % 2}",
+        recommended=["normal", ""][number % 2],
+    )  # fmt: skip
+
+
 LISTINGS = {
     "jobs": Listing(
         "/queue/jobs/", "/api/jobs", "jobs", jobs.TABLE, lambda n, name: _job(n, title=name[:250]), jobs.ask, "jobs"
@@ -168,6 +186,10 @@ LISTINGS = {
     "conversations": Listing(
         "/chat/conversations", "/api/conversations", "conversations", conversations.TABLE, _conversation,
         lambda asked: conversations.ask(owner().actor(), asked), "conversations",
+    ),
+    "inbox": Listing("/queue/inbox/", "/api/inbox", "files", inbox.TABLE, _file, inbox.ask),
+    "power-sweeps": Listing(
+        "/power/sweeps/", "/api/power_sweeps", "sweeps", power_sweeps.TABLE, _power_sweep, power_sweeps.ask
     ),
     "alerts": Listing(
         "/alerts/", "/api/alerts", "alerts", alerts.TABLE, _alert, lambda asked: alerts.ask(asked, is_open=False)
@@ -188,7 +210,11 @@ def fill(listing: Listing, count: int, name: str = "row") -> list[Any]:
 
 def rows_named(word: str, name: str) -> "QuerySet[Any]":
     """The rows of a table that were made with a name."""
-    field = {"jobs": "title", "conversations": "title", "alerts": "subject", "audit": "target"}.get(word, "name")
+    other = {
+        "jobs": "title", "conversations": "title", "alerts": "subject", "audit": "target", "inbox": "filename",
+        "power-sweeps": "model_name",
+    }  # fmt: skip
+    field = other.get(word, "name")
     model: Any = LISTINGS[word].model
     rows: QuerySet[Any] = model.objects.filter(**{f"{field}__startswith": name})
     return rows

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from asgiref.testing import ApplicationCommunicator
 from django.core.asgi import get_asgi_application
+from django.http import QueryDict
 from django.test import AsyncClient, Client
 
 from controlplane.models import Turn, Vote
-from controlplane.services import conversations
+from controlplane.services.tables import conversations as asked
+from controlplane.services.tables import keyset
 from tests import factories
 from tests.controlplane.contract import matches, maybe
 from tests.controlplane.stand_in_engines import StandIn, running
@@ -206,7 +208,7 @@ def test_another_ones_conversation_is_not_there_for_an_admin_either() -> None:
     assert [answer.status_code for answer in answers] == [404] * len(answers)
     assert other.get("/api/conversations").json()["conversations"] == []
     person = factories.make_user("admin", "key notebook").actor()
-    assert conversations.list_own(person) == []
+    assert keyset.page(asked.ask(person, QueryDict())).rows == []
     assert len(client.get("/api/conversations").json()["conversations"]) == 1
     assert not Vote.objects.exists()
 

@@ -200,6 +200,6 @@ def test_a_list_counts_rows_once(django_assert_num_queries: Any) -> None:
         make_generation(some_rows())
     data_generation_dataset.work()
     with django_assert_num_queries(2):
-        found = data_generation.list_generations()
+        found = list(data_generation.rows())
         counted = data_generation.counts(*found)
         assert [data_generation.facts(row, counted[row.pk])["examples"]["pending"] for row in found] == [3, 3, 3]

@@ -216,6 +216,17 @@ def test_the_page_shows_the_columns_of_its_address_in_its_order(fleet: list[Run]
     assert "0.001" in page.by_id("run-rows").text
 
 
+def test_the_dialog_offers_all_columns_those_that_are_shown_first_and_ticked(fleet: list[Run]) -> None:
+    Run.objects.filter(pk=fleet[0].pk).update(last={HOSTILE: 1.0})
+    page = read(factories.client_of("read").get("/runs/columns?column=last.loss&column=tags"))
+    boxes = page.all("input", name="column")
+    assert [box.get("value") for box in boxes if "checked" in box.attributes] == ["last.loss", "tags"]
+    values = [box.get("value") for box in boxes]
+    assert values[:2] == ["last.loss", "tags"]
+    assert len(values) == len(set(values)) > 60
+    assert {"state", "last.eval_loss", "hyperparams.learning_rate", f"last.{HOSTILE}"} <= set(values)
+
+
 def test_an_address_with_faults_says_so_and_shows_the_rest(fleet: list[Run]) -> None:
     response = factories.client_of("read").get("/runs/?column=bogus&state=odd&sort=no&after=zz&group=rates")
     page = read(response)

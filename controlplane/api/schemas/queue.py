@@ -5,6 +5,7 @@ from typing import Any
 from ninja import Schema
 
 from controlplane.api.schemas.jobs import Job
+from controlplane.api.schemas.tables import Listed
 
 
 class InboxFile(Schema):
@@ -25,7 +26,7 @@ class InboxFile(Schema):
     ended_at: str | None
 
 
-class Inbox(Schema):
+class Inbox(Listed):
     """Where files are put, whether they are taken, and the template that they start runs with."""
 
     enabled: bool

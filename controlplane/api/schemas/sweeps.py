@@ -3,6 +3,8 @@
 from ninja import Schema
 from pydantic import ConfigDict
 
+from controlplane.api.schemas.tables import Listed
+
 
 class StartSweep(Schema):
     """`model` must be served on a GPU. `host` and `gpu` need not be said: they are those of its engine."""
@@ -61,7 +63,7 @@ class Sweep(Schema):
     ended_at: str | None
 
 
-class SweepList(Schema):
+class SweepList(Listed):
     """Sweeps, newest first."""
 
     sweeps: list[Sweep]

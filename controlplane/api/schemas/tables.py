@@ -82,6 +82,22 @@ class SweepQuery(TableQuery):
     created_by: str = ""
 
 
+class InboxQuery(TableQuery):
+    """The inbox: `state` may come several times. Columns: file, state, bytes, seen, usual (under way, then the
+    newest)."""
+
+    state: list[str] = Field(default_factory=list)
+
+
+class PowerSweepQuery(TableQuery):
+    """Power sweeps: `status` may come several times. Columns: sweep, status, gpu, recommended, created_by, created."""
+
+    status: list[str] = Field(default_factory=list)
+    model: str = ""
+    host: str = ""
+    created_by: str = ""
+
+
 class ConversationQuery(TableQuery):
     """Conversations; `search` is `q` by its older name. Columns: conversation, model, used."""
 
