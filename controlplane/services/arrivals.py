@@ -49,7 +49,10 @@ def awaited(attempt: Attempt, made: Sequence[Need]) -> bool:
 
 def claim_end(attempt: Attempt) -> bool:
     """Whether the attempt still waits for its results; it doesn't from now on."""
-    return bool(Attempt.objects.filter(pk=attempt.pk).exclude(awaits=[]).update(awaits=[]))
+    if not Attempt.objects.filter(pk=attempt.pk).exclude(awaits=[]).update(awaits=[]):
+        return False
+    Job.objects.filter(pk=attempt.job_id).update(progress=None)
+    return True
 
 
 def coming() -> list[tuple[Attempt, list[Transfer]]]:

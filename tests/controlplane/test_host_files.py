@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from controlplane.models import Host, Transfer
+from controlplane.kinds.registry import kind_of
+from controlplane.models import Attempt, Deployment, Host, Transfer
 from controlplane.models.transfers import Direction
-from controlplane.services import artefacts, transfers
+from controlplane.services import artefacts, deployments, transfers
 from tests.controlplane.other_home import OtherHome
-from tests.factories import client_of, make_client, make_host, make_model
+from tests.factories import client_of, make_client, make_host, make_job, make_model
 
 pytestmark = pytest.mark.django_db
 
@@ -106,3 +107,22 @@ def test_a_model_is_activated_on_the_host_that_is_named(other: OtherHome) -> Non
     assert refused.status_code == 404
     jobs = make_client("read").get("/api/jobs").json()["jobs"]
     assert [(job["kind"], job["host"]) for job in jobs] == [("serve", "ant")]
+
+
+def test_engines_of_another_machine_listen_where_the_control_plane_reaches_them(other: OtherHome) -> None:
+    model = make_model("tiny")
+    job = make_job("serve", host=other.host)
+    Deployment.objects.create(model=model, job=job, host=other.host, status="ready", port=4711, created_by="mia")
+
+    def spoken_to() -> tuple[str, str, str]:
+        row = Deployment.objects.select_related("host").get(job=job)
+        attempt = Attempt(job=job, number=1, host=row.host)
+        ((engine, _, _),) = deployments.engines()
+        listens = kind_of(job).spec(job, attempt).config.get("listen_address", "")
+        return deployments.base_url(row), engine.base_url, listens
+
+    assert spoken_to() == ("http://127.0.0.1:4711", "http://127.0.0.1:4711", "")
+    Host.objects.filter(pk=other.host.pk).update(carrier="ray", facts={**other.host.facts, "address": "192.0.2.7"})
+    assert spoken_to() == ("http://192.0.2.7:4711", "http://192.0.2.7:4711", "192.0.2.7")
+    Host.objects.filter(pk=other.host.pk).update(address="ant.lab")
+    assert spoken_to() == ("http://ant.lab:4711", "http://ant.lab:4711", "ant.lab")

@@ -284,7 +284,7 @@ def test_a_job_is_done_when_what_it_has_made_is_home(other: OtherHome, home: Pat
     assert (jobs.get(job.pk).status, jobs.get(job.pk).phase) == (Status.RUNNING, "coming home")
     carry_all()
     homecoming.work()
-    assert jobs.get(job.pk).status == Status.DONE
+    assert (jobs.get(job.pk).status, jobs.get(job.pk).progress) == (Status.DONE, None)
     assert (home / "jobs" / str(job.pk) / "shards" / "shard-00001.jsonl").read_text() == '{"row": 1}\n'
     homecoming.work()
     assert Attempt.objects.get(job=job).awaits == []
