@@ -65,7 +65,7 @@ class DirectChats:
         if call is None:
             await self._application({**scope, TRAFFIC: self._traffic}, receive, send)
             return
-        body = await _whole_body(receive)
+        body = await whole_body(receive)
         if body is None:
             return
         answering = asyncio.create_task(self._answer(scope, call, body, send))
@@ -94,13 +94,19 @@ class DirectChats:
                 return
             response = openai.response_of(reply)
         self._traffic.count("POST", scope["path"], response.status_code, time.monotonic() - begun)
-        await _send(scope, response, send)
+        await send_response(scope, response, send)
 
 
 def plain_call(scope: Scope) -> Call | None:
     """What is asked, where it is plainly a script's call; None where Django is to look at it."""
     path = CALLS.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-    if path is None or scope.get("query_string") or scope.get("root_path"):
+    caller = plain_caller(scope) if path is not None else None
+    return None if path is None or caller is None else Call(path, *caller)
+
+
+def plain_caller(scope: Scope) -> tuple[str, str] | None:
+    """The key of a call and where it comes from; None where anything else of it is for Django to look at."""
+    if scope.get("query_string") or scope.get("root_path"):
         return None
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
@@ -110,7 +116,7 @@ def plain_call(scope: Scope) -> Call | None:
     key = _key(headers)
     if not key or not _is_short(headers.get(b"content-length", b"")) or not _is_our_host(headers.get(b"host", b"")):
         return None
-    return Call(path, key, str((scope.get("client") or ("",))[0]))
+    return key, str((scope.get("client") or ("",))[0])
 
 
 def _key(headers: Mapping[bytes, bytes]) -> str:
@@ -152,7 +158,7 @@ def _heard(answering: "asyncio.Task[None]") -> None:
         answering.exception()
 
 
-async def _whole_body(receive: Receive) -> bytes | None:
+async def whole_body(receive: Receive) -> bytes | None:
     """None where the client leaves before its end."""
     pieces = []
     while (message := await receive())["type"] != "http.disconnect":
@@ -162,7 +168,8 @@ async def _whole_body(receive: Receive) -> bytes | None:
     return None
 
 
-async def _send(scope: Scope, response: HttpResponseBase, send: Send) -> None:
+async def send_response(scope: Scope, response: HttpResponseBase, send: Send) -> None:
+    """Sends an answer as Django's middleware would have it, and logs a refusal as Django does."""
     assert isinstance(response, HttpResponse)  # noqa: S101 - streams go the other way
     if response.status_code >= HTTPStatus.BAD_REQUEST:
         log_response("%s: %s", response.reason_phrase, scope["path"], response=response, request=None)

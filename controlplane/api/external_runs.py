@@ -1,4 +1,4 @@
-"""Runs that are made elsewhere: /api/runs/external, their points and their end. Runs in the web process.
+"""Runs made elsewhere: /api/runs/external with their points and end, and /api/runs/import. Runs in the web process.
 
 Points that a script sends with a key are answered by `api.direct_points` before they come here, with the same words.
 """
@@ -9,9 +9,9 @@ from ninja import Router, Status
 
 from controlplane.api import curves  # one router has all methods of an address
 from controlplane.api.keys import ActorRequest
-from controlplane.api.schemas.external_runs import CreateExternalRun, FinishRun, PointsStored
+from controlplane.api.schemas.external_runs import CreateExternalRun, FinishRun, ImportRun, PointsStored
 from controlplane.api.schemas.runs import Run, RunCreated
-from controlplane.services import external_points, external_runs, runs
+from controlplane.services import external_points, external_runs, run_import, runs
 from controlplane.services.external_points import Post
 
 router = Router(tags=["Runs"])
@@ -22,6 +22,15 @@ POINTS_BODY = {"requestBody": {"required": True, "content": {"application/json":
 def create(request: ActorRequest, payload: CreateExternalRun) -> Status[dict[str, Any]]:
     """Begins a run of a script that runs elsewhere: it sends its points, and says when it has ended."""
     run = external_runs.create(request.actor, **payload.dict())
+    return Status(201, {"id": run.pk, "job_id": run.job_id, "status": run.job.status})
+
+
+@router.post("/runs/import", response={201: RunCreated})
+def import_files(request: ActorRequest, payload: ImportRun) -> Status[dict[str, Any]]:
+    """Makes a run of TensorBoard's event files, each uploaded with the purpose `run`; a job reads them."""
+    given = payload.dict()
+    ids = [str(upload_id) for upload_id in given.pop("uploads")]
+    run = run_import.create(request.actor, upload_ids=ids, **given)
     return Status(201, {"id": run.pk, "job_id": run.job_id, "status": run.job.status})
 
 

@@ -22,7 +22,7 @@ RAW_BODY = {
 @router.post("/uploads", response={201: Upload})
 def begin(request: ActorRequest, payload: BeginUpload) -> Status[dict[str, Any]]:
     """Begins an upload. Cut the file into parts of `part_bytes`, send each, then complete."""
-    upload = uploads.begin(request.actor, payload.filename, payload.bytes, payload.sha256)
+    upload = uploads.begin(request.actor, payload.filename, payload.bytes, payload.sha256, payload.purpose)
     return Status(201, uploads.facts(upload))
 
 

@@ -10,6 +10,7 @@ from controlplane.kinds.eval import EvalKind
 from controlplane.kinds.external import ExternalKind
 from controlplane.kinds.fetch import FetchKind
 from controlplane.kinds.generate import GenerateKind
+from controlplane.kinds.import_files import ImportKind
 from controlplane.kinds.serve import ServeKind
 from controlplane.kinds.train import TrainKind
 from controlplane.kinds.validate import ValidateKind
@@ -27,6 +28,7 @@ KINDS: dict[str, JobKind] = {
         DataGenKind(),
         GenerateKind(),
         ExternalKind(),
+        ImportKind(),
         BackupKind(),
         CleanKind(),
     )

@@ -69,6 +69,11 @@ class Run(models.Model):
         """Whether it was made elsewhere: Pilothouse didn't train it and has its curves alone."""
         return self.dataset_id is None
 
+    def require_settings(self) -> None:
+        """Raises ConflictError for a run that was made elsewhere: it has no settings to train with."""
+        if self.is_external:
+            raise self._made_elsewhere()
+
     @property
     def training_set(self) -> Dataset:
         """What it trains on. Raises ConflictError for a run that was made elsewhere."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse, QueryDict
@@ -11,7 +11,7 @@ from django.shortcuts import render
 from controlplane.models import Run
 from controlplane.pages import differences
 from controlplane.pages.actors import actor
-from controlplane.pages.tags import figure
+from controlplane.pages.tags import DASH, figure
 from controlplane.pages.topics import mark
 from controlplane.services import run_compare
 from controlplane.services.run_compare import FEWEST, MOST, MetricRow, SettingRow
@@ -99,10 +99,14 @@ def _settings(rows: Sequence[SettingRow]) -> list[dict[str, Any]]:
         {
             "title": differences.title(row.field), "path": row.field.path, "unit": differences.unit(row.field),
             "differs": row.differs,
-            "values": [differences.words(row.field.path, value, names) for value in row.values],
+            "values": [_words(row, value, names) for value in row.values],
         }
         for row in rows
     ]  # fmt: skip
+
+
+def _words(row: SettingRow, value: Any, names: Mapping[str, str]) -> str:
+    return DASH if value is None else differences.words(row.field.path, value, names)
 
 
 def _metric(row: MetricRow) -> dict[str, Any]:
@@ -124,4 +128,6 @@ def _axes(settings: Sequence[SettingRow], metrics: Sequence[MetricRow]) -> list[
 def _plain(row: SettingRow) -> list[Any]:
     """Values as an axis takes them: numbers, or words."""
     is_number = row.field.kind in ("integer", "number")
-    return [value if is_number else differences.words(row.field.path, value, {}) for value in row.values]
+    return [
+        value if is_number or value is None else differences.words(row.field.path, value, {}) for value in row.values
+    ]

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from controlplane.models import Run
 from controlplane.services import curve_reading, run_facts
 
-FIRST_KEYS = ("loss", "eval_loss")
+COMPANION = "eval_loss"
 _ESCAPES = {ord("<"): "\\u003C", ord(">"): "\\u003E", ord("&"): "\\u0026"}
 
 
@@ -21,7 +21,7 @@ def opening(run: Run) -> SafeString:
     found: dict[str, Any] = {
         "outline": curve_reading.outline(run),
         "checkpoints": run_facts.checkpoints(run),
-        "series": curve_reading.answer(run, FIRST_KEYS)["series"],
+        "series": curve_reading.answer(run, (run_facts.main_key(run), COMPANION))["series"],
     }
     # As Django's json_script does; its encoder takes ten times as long over numbers by the thousand.
     text = mark_safe(to_json(found).decode().translate(_ESCAPES))  # noqa: S308 - nothing of it can end the element

@@ -11,7 +11,7 @@ from django.views.decorators.http import require_POST
 from controlplane.errors import InvalidInputError, NotFoundError, PilothouseError
 from controlplane.models import Run, Sample
 from controlplane.models.language_models import ModelState
-from controlplane.pages import differences, run_about
+from controlplane.pages import differences, run_about, run_external
 from controlplane.pages.actors import actor
 from controlplane.pages.run_opening import opening
 from controlplane.pages.topics import mark
@@ -27,6 +27,9 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
     """One run, alive."""
     live = mark(f"run:{run_id}", "models", "jobs")
     run = runs.get(run_id)
+    if run.is_external:
+        shown = {**run_external.shown(request, run), **run_about.shown(request, run), "opening": opening(run)}
+        return render(request, "runs/external.html", {"live": live, **shown})
     context = {
         "live": live, **_watch(request, run), **run_about.shown(request, run), "log_lines": _log(run),
         "opening": opening(run),
@@ -36,9 +39,11 @@ def run_page(request: HttpRequest, run_id: int) -> HttpResponse:
 
 def run_part(request: HttpRequest, run_id: int, name: str) -> HttpResponse:
     """One part of the page, drawn anew when something was announced."""
+    run = runs.get(run_id)
+    if run.is_external:
+        return run_external.part(request, run, name)
     if name not in PARTS:
         raise NotFoundError(f"A run's page has no part {name!r}.")
-    run = runs.get(run_id)
     shown = _energy(run) if name == "energy" else _watch(request, run)  # the former is drawn every few seconds
     return render(request, f"runs/{name}.html", shown)
 
@@ -58,7 +63,7 @@ def _watch(request: HttpRequest, run: Run) -> dict[str, Any]:
         "run": run, "facts": runs.facts(run), "checkpoints": rows, "samples": samples, "result_model": result,
         "engine": engines[0] if engines else None,
         "active_model": active.model if active else None, "mine": actor(request).may_change(run.created_by),
-        "suggested": run_facts.model_name(run), "epochs": _epochs(run), **_energy(run),
+        "main": run_facts.main_key(run), "suggested": run_facts.model_name(run), "epochs": _epochs(run), **_energy(run),
         "differing": _differing(run), "going_on": going_on.offer(run),
     }  # fmt: skip
 
@@ -86,7 +91,10 @@ def _log(run: Run) -> list[str]:
 def run_stop(request: HttpRequest, run_id: int) -> HttpResponse:
     """Ends a run: `mode` save or now."""
     mode = request.POST.get("mode", "save")
-    runs.stop(actor(request), run_id, mode)
+    run = runs.stop(actor(request), run_id, mode)
+    if run.is_external:
+        messages.info(request, "It has ended here: what its script still sends is refused.")
+        return redirect("run", run_id=run_id)
     word = "It writes a checkpoint, publishes its model and ends." if mode == "save" else "It ends now."
     messages.info(request, word)
     return redirect("run", run_id=run_id)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from controlplane.models import Run
 from controlplane.services.curve_reading import all_points
 from controlplane.services.points import Points
+from controlplane.services.spreadsheets import harmless
 
 Bytes = NDArray[np.uint8]
 VARINT_BYTES = 10
@@ -31,7 +32,7 @@ def csv_pieces(run: Run, keys: Iterable[str]) -> Iterator[bytes]:
     yield b"key,step,value,time\n"
     for key in keys:
         line = io.StringIO()
-        csv.writer(line, lineterminator="").writerow([key])
+        csv.writer(line, lineterminator="").writerow([harmless(key)])
         name = line.getvalue()
         for points in all_points(run, key):
             rows = zip(points.steps.tolist(), points.encoded(), points.times.tolist(), strict=True)
@@ -87,11 +88,11 @@ def _records(rows: Bytes) -> bytes:
     """Equally long data, each as a record."""
     count, size = rows.shape
     lengths = _bytes(np.full(count, size), FIXED64)
-    parts = [lengths, _bytes(_masked_crc(lengths), FIXED32), rows, _bytes(_masked_crc(rows), FIXED32)]
+    parts = [lengths, _bytes(masked_crc(lengths), FIXED32), rows, _bytes(masked_crc(rows), FIXED32)]
     return np.concatenate(parts, axis=1).tobytes()
 
 
-def _masked_crc(rows: Bytes) -> NDArray[np.uint32]:
+def masked_crc(rows: Bytes) -> NDArray[np.uint32]:
     """The CRC-32C of each row, turned and shifted as TensorFlow's records have it."""
     crc = np.full(len(rows), 0xFFFFFFFF, dtype=np.uint32)
     for column in rows.T:

@@ -135,15 +135,30 @@ def rewind(run: Run, step: int) -> bool:
     metrics = list(Metric.objects.filter(run=run, last_step__gt=step))
     if not metrics:
         return False
-    MetricBlock.objects.filter(run=run, last_step__gt=step).delete()
-    beyond = MetricChunk.objects.filter(run=run, last_step__gt=step)
+    _cut_off(step, run=run)
+    for metric in metrics:
+        _count_anew(metric)
+    return True
+
+
+def rewind_key(run: Run, key: str, step: int) -> int:
+    """Takes the points of one key beyond `step` away; returns how many there were."""
+    metric = Metric.objects.filter(run=run, key=key, last_step__gt=step).first()
+    if metric is None:
+        return 0
+    _cut_off(step, run=run, key=key)
+    _count_anew(metric)
+    left = Metric.objects.filter(run=run, key=key).values_list("count", flat=True).first()
+    return metric.count - (left or 0)
+
+
+def _cut_off(step: int, **whose: Any) -> None:
+    MetricBlock.objects.filter(**whose, last_step__gt=step).delete()
+    beyond = MetricChunk.objects.filter(**whose, last_step__gt=step)
     beyond.filter(first_step__gt=step).delete()
     for chunk in beyond:
         Points.unpacked([(chunk.steps, chunk.values, chunk.times)]).between(None, step).fill(chunk)
         chunk.save()
-    for metric in metrics:
-        _count_anew(metric)
-    return True
 
 
 def _count_anew(metric: Metric) -> None:

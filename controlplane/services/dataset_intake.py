@@ -62,11 +62,17 @@ def check_eval_fraction(fraction: float) -> float:
     return float(fraction)
 
 
-def check_filename(filename: str) -> str:
-    """The last part of a name as a browser sends it. Raises InvalidInputError for a name or suffix we don't take."""
+def plain_filename(filename: str) -> str:
+    """The last part of a name as a browser sends it. Raises InvalidInputError for what no file is called."""
     name = filename.replace("\\", "/").rpartition("/")[2].strip()
     if not name or len(name) > 255 or not is_legible(name):
         raise InvalidInputError("A file name has 1 to 255 printable characters.")
+    return name
+
+
+def check_filename(filename: str) -> str:
+    """The last part of a name as a browser sends it. Raises InvalidInputError for a name or suffix we don't take."""
+    name = plain_filename(filename)
     if Path(name).suffix.lower() not in SUFFIXES:
         raise InvalidInputError(
             f"{name} has no suffix that a dataset may have ({', '.join(SUFFIXES)}). "

@@ -9,6 +9,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from controlplane.errors import ConflictError, FieldFault, InvalidInputError
+from controlplane.live.announce import publish
 from controlplane.models import Run, RunTag
 from controlplane.models.access import Actor, Role
 from controlplane.models.jobs import Kind, Status
@@ -76,6 +77,7 @@ def finish(actor: Actor, run_id: int, status: str = Status.DONE, message: str = 
             raise ConflictError(f"Run {run_id} isn't one that a script sends: it ends by itself, or by its Stop.")
         if run.job.status != status:
             _end(actor, run, status, message.strip()[:LONGEST_MESSAGE])
+            publish(f"run:{run_id}", "reset", {})  # points that nobody was told of yet are told of now
     return runs.get(run_id)
 
 

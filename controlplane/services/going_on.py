@@ -58,6 +58,7 @@ def go_on(actor: Actor, run_id: int, step: int | None = None, learning_rate: flo
     actor.require(Role.USE)
     run = runs.get(run_id)
     actor.require_owner(f"Run {run_id}", run.created_by)
+    run.require_settings()
     offered = offer(run)
     if offered is None:
         why = (

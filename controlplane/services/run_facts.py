@@ -81,6 +81,14 @@ def origin(run: Run) -> Literal["training", "script", "files"]:
     return "files" if run.job.kind == Kind.IMPORT else "script"
 
 
+def main_key(run: Run) -> str:
+    """The metric that is drawn first: `loss`, or of a run that was made elsewhere what comes nearest to it."""
+    if "loss" in run.last or not run.is_external:
+        return "loss"
+    losses = [key for key in run.last if key.lower().endswith("loss")]
+    return next(iter(sorted(losses) or sorted(run.last)), "loss")
+
+
 def status(run: Run) -> dict[str, Any]:
     """The job's facts with the run's progress."""
     job = Job.objects.select_related("host", "run").get(pk=run.job_id)

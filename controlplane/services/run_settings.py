@@ -109,6 +109,8 @@ def previewed(
     """What a run would be: its whole `config`, its `plan` (or None), and `differences` from the run that it is based
     on, else from the template, else from the defaults. Starts nothing; raises as `runs.create` does.
     """
+    if based_on is not None:
+        based_on.require_settings()
     choices: dict[str, Any]
     if template is not None:
         choices = run_templates.filled(template, dataset=dataset, model=model, profile=profile, config=config)
@@ -147,6 +149,8 @@ def _before(template: RunTemplate | None, whole: Mapping[str, Any], data: Datase
 
 def run_differences(old: Run, new: Run) -> list[Difference]:
     """What differs in the settings of `new` from those of `old`, defaults resolved."""
+    for run in (old, new):
+        run.require_settings()
     return differences(old.config, new.config)
 
 

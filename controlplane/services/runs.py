@@ -45,6 +45,8 @@ def create(
     """
     actor.require(Role.USE)
     source = get(based_on) if based_on is not None else None
+    if source is not None:
+        source.require_settings()
     name = name.strip()
     if not 1 <= len(name) <= 200 or not is_legible(name):
         raise InvalidInputError("A run needs a name of 1 to 200 printable characters.", (_fault("name", "1 to 200"),))

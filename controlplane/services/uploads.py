@@ -35,6 +35,9 @@ KEEP = timedelta(days=1)
 COPIES = 3
 """What a file takes on the disk on its way to a dataset: its parts, the whole, and the rows that validation writes."""
 
+EVENT_FILE = "tfevents"
+"""What TensorBoard's event files have in their names; it reads no others itself."""
+
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -44,16 +47,16 @@ class Stream(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-def begin(actor: Actor, filename: str, bytes: int, sha256: str = "") -> Upload:
-    """Makes room for a file of `bytes` bytes.
+def begin(actor: Actor, filename: str, bytes: int, sha256: str = "", purpose: str = "dataset") -> Upload:
+    """Makes room for a file of `bytes` bytes that becomes a dataset, or (purpose `run`) curves of a run.
 
     Raises InvalidInputError for a name, size or hash that can't be, TooLargeError beyond the setting
     `uploads.max_bytes`, UnavailableError when the disk is too full.
     """
     actor.require(Role.USE)
-    filename, sha256 = dataset_intake.check_filename(filename), sha256.strip().lower()
+    filename, sha256 = _checked_name(filename, purpose), sha256.strip().lower()
     if bytes < 1:
-        raise InvalidInputError(f"{filename} is empty. Give a file with one JSON object a line.")
+        raise InvalidInputError(f"{filename} is empty. Give a file with something in it.")
     if bytes > (most := settings.get("uploads.max_bytes")):
         raise TooLargeError(f"{filename} has {bytes} bytes; this server takes {most} (setting uploads.max_bytes).")
     if sha256 and not SHA256.fullmatch(sha256):
@@ -65,6 +68,19 @@ def begin(actor: Actor, filename: str, bytes: int, sha256: str = "") -> Upload:
         audit(actor, "upload.begin", upload.pk, filename=filename, bytes=bytes)
     upload.folder.mkdir(parents=True)
     return upload
+
+
+def _checked_name(filename: str, purpose: str) -> str:
+    if purpose == "run":
+        name = dataset_intake.plain_filename(filename)
+        if EVENT_FILE not in name:
+            raise InvalidInputError(
+                f"{name} is no event file of TensorBoard by its name: choose those with {EVENT_FILE} in it."
+            )
+        return name
+    if purpose != "dataset":
+        raise InvalidInputError(f"There is no purpose {purpose[:50]!r}: an upload becomes a dataset or a run.")
+    return dataset_intake.check_filename(filename)
 
 
 def get(actor: Actor, upload_id: str) -> Upload:
@@ -140,18 +156,10 @@ def complete(
     upload = get(actor, upload_id)
     name, eval_fraction = dataset_intake.check_name(name), dataset_intake.check_eval_fraction(eval_fraction)
     lineage = lineage.check()
-    missing = sorted(set(range(1, upload.part_count + 1)) - set(parts_held(upload)))
-    if missing:
-        shown = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
-        raise ConflictError(f"{len(missing)} of {upload.part_count} parts are missing: {shown}. Send them first.")
+    dataset_intake.check_filename(upload.filename)  # it may have been begun for a run
+    require_whole(upload)
     whole = upload.folder / "whole"
-    sha256 = _concatenate(upload, whole)
-    if upload.sha256 and sha256 != upload.sha256:
-        whole.unlink()
-        raise InvalidInputError(
-            f"The file that came has the SHA-256 {sha256}, but {upload.sha256} was said. Send the wrong parts again, "
-            "or begin anew."
-        )
+    sha256 = joined(upload, whole)
     dataset, created = dataset_intake.adopt(
         actor,
         whole,
@@ -161,8 +169,28 @@ def complete(
         eval_fraction=eval_fraction,
         lineage=lineage,
     )
-    _remove(upload)
+    remove(upload)
     return dataset, created
+
+
+def require_whole(upload: Upload) -> None:
+    """Raises ConflictError when parts are missing."""
+    missing = sorted(set(range(1, upload.part_count + 1)) - set(parts_held(upload)))
+    if missing:
+        shown = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
+        raise ConflictError(f"{len(missing)} of {upload.part_count} parts are missing: {shown}. Send them first.")
+
+
+def joined(upload: Upload, whole: Path) -> str:
+    """Writes the whole file; returns its SHA-256. Raises InvalidInputError when that is another than was said."""
+    sha256 = _concatenate(upload, whole)
+    if upload.sha256 and sha256 != upload.sha256:
+        whole.unlink()
+        raise InvalidInputError(
+            f"The file that came has the SHA-256 {sha256}, but {upload.sha256} was said. Send the wrong parts again, "
+            "or begin anew."
+        )
+    return sha256
 
 
 def _concatenate(upload: Upload, whole: Path) -> str:
@@ -185,7 +213,7 @@ def abandon(actor: Actor, upload_id: str) -> None:
     upload = get(actor, upload_id)
     with transaction.atomic():
         audit(actor, "upload.abandon", upload.pk)
-    _remove(upload)
+    remove(upload)
 
 
 def sweep() -> int:
@@ -193,7 +221,7 @@ def sweep() -> int:
     old = Upload.objects.filter(created_at__lt=timezone.now() - KEEP)
     removed = 0
     for upload in old:
-        _remove(upload)
+        remove(upload)
         removed += 1
     root = Path(django_settings.HOME) / "tmp" / "uploads"
     known = {str(pk) for pk in Upload.objects.values_list("pk", flat=True)}
@@ -205,7 +233,8 @@ def sweep() -> int:
     return removed
 
 
-def _remove(upload: Upload) -> None:
+def remove(upload: Upload) -> None:
+    """Ends an upload that has become something, or nothing; its parts go."""
     folder = upload.folder
     Upload.objects.filter(pk=upload.pk).delete()
     shutil.rmtree(folder, ignore_errors=True)

@@ -13,12 +13,12 @@ import { showSample } from "./samples.js";
 import { sketch } from "./sketch.js";
 import { send } from "./csrf.js";
 
-const LOSS = "loss", EVAL = "eval_loss";
 const SPARK_POINTS = 120;
 const RETRY_MS = 2000, MAX_RETRY_MS = 30000;
 const MEMORY_KEYS = ["memory_allocated_bytes", "memory_rss_bytes"];
 
 const lossElement = document.getElementById("chart-loss");
+const LOSS = lossElement.dataset.key || "loss", EVAL = "eval_loss"; // a run that was made elsewhere may call it otherwise
 const groups = document.getElementById("curve-groups");
 const run = lossElement.dataset.run, api = lossElement.dataset.api;
 const curves = new Curves(api), axis = new Axis(curves), extras = { checkpoints: [] };
@@ -98,11 +98,9 @@ function memoryKey() {
 }
 
 function figures() {
-  for (const key of [LOSS, EVAL, "tokens_per_second", "grad_norm"]) {
-    const metric = curves.metrics.get(key);
-    if (!metric) continue;
-    for (const place of document.querySelectorAll(`[data-last="${key}"]`)) place.textContent = figure(metric.last);
-    for (const place of document.querySelectorAll(`[data-last-unit="${key}"]`)) place.textContent = `${count(metric.last)} tokens/s`;
+  for (const place of document.querySelectorAll("[data-last], [data-last-unit]")) {
+    const metric = curves.metrics.get(place.dataset.last || place.dataset.lastUnit);
+    if (metric) place.textContent = place.dataset.last ? figure(metric.last) : `${count(metric.last)} tokens/s`;
   }
   const memory = curves.metrics.get(memoryKey());
   const place = document.querySelector('[data-last="memory"]');

@@ -1,9 +1,9 @@
 // Sends a dataset in parts. What the server holds is asked first, so an upload goes on after a break or a reload.
 import { send } from "./csrf.js";
 import { count, filesize } from "./format.js";
+import { sendPart } from "./parts.js";
 import { Rate } from "./rate.js";
 
-const TRIES = 6;
 const form = document.getElementById("upload");
 const part = (id) => document.getElementById(id);
 const fileInput = part("file"), nameInput = part("name"), fraction = part("eval_fraction");
@@ -96,7 +96,9 @@ async function upload() {
     for (let number = 1; number <= total && !paused; number += 1) {
       if (held.has(number)) continue;
       const start = (number - 1) * facts.part_bytes;
-      await sendPart(`${form.dataset.api}/${facts.id}/parts/${number}`, file.slice(start, start + facts.part_bytes));
+      controller = new AbortController();
+      const onBreak = () => { part("speed").textContent = "the connection broke, trying again"; };
+      await sendPart(`${form.dataset.api}/${facts.id}/parts/${number}`, file.slice(start, start + facts.part_bytes), { signal: controller.signal, onBreak });
       done += sizeOf(number);
       remember(key, { id: facts.id, name: nameInput.value, filename: file.name, bytes: file.size, done });
       show(done);
@@ -107,20 +109,6 @@ async function upload() {
   }
   running = false;
   controls();
-}
-
-async function sendPart(url, blob) {
-  for (let tried = 1; ; tried += 1) {
-    controller = new AbortController();
-    try {
-      await send(url, { method: "PUT", body: blob, signal: controller.signal, headers: { "Content-Type": "application/octet-stream" } });
-      return;
-    } catch (error) {
-      if (error.name === "AbortError" || (error.status && error.status < 500) || tried >= TRIES) throw error;
-      part("speed").textContent = "the connection broke, trying again";
-      await new Promise((resume) => setTimeout(resume, 500 * 2 ** tried));
-    }
-  }
 }
 
 async function complete(id, key, share) {

@@ -19,7 +19,8 @@ WIDTHS: dict[str, ViewportSize] = {"wide": {"width": 1440, "height": 900}, "phon
 THEMES: dict[str, tuple[Theme, Theme]] = {"wide": ("light", "dark"), "phone": ("dark", "light")}
 FILLED = "/runs/compare?runs={run},{other}"
 PAGES = (
-    "/", "/runs/", "/runs/new", "/runs/{run}/", "/runs/compare", FILLED, "/models/", "/models/add", "/models/at/tiny",
+    "/", "/runs/", "/runs/new", "/runs/import", "/runs/{sent}/", "/runs/{run}/",
+    "/runs/compare", FILLED, "/models/", "/models/add", "/models/at/tiny",
     "/datasets/",
     "/datasets/upload", "/datasets/{dataset}/", "/datasets/{dataset}/preview", "/chat", "/chat/conversations",
     "/chat/votes", "/chat/collected", "/queue/", "/queue/jobs/", "/queue/{job}/log", "/hosts/",
@@ -37,7 +38,9 @@ PLAIN = Budget(kilobytes=170, requests=48)
 DRAWN = Budget(kilobytes=1500, requests=60)
 """With Plotly, of 1,250 kB, which is loaded after everything else and kept by the browser."""
 
-BUDGETS = dict.fromkeys(("/", "/runs/new", "/runs/{run}/", "/runs/compare", FILLED, "/hosts/{host}/"), DRAWN) | {
+BUDGETS = dict.fromkeys(
+    ("/", "/runs/new", "/runs/{run}/", "/runs/{sent}/", "/runs/compare", FILLED, "/hosts/{host}/"), DRAWN
+) | {
     "/api/docs": Budget(kilobytes=800, requests=12),  # Swagger UI
 }
 EXTREMES: dict[str, ViewportSize] = {
@@ -59,9 +62,14 @@ def places(product: Product, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     run = product.create_run("a run to look at", dataset, {"hyperparams": {"max_steps": 3, "max_length": 64}})["id"]
     job = product.wait_for_run(run)["job_id"]
     other = json.loads(product.python("-m", "tests.browser.compared_runs", "beside"))[0]
+    with product.client("use") as client:
+        sent = client.post("/api/runs/external", json={"name": "sent", "config": {"lr": 0.1}}).json()["id"]
+        points = [{"step": step, "values": {"train/loss": 1 / step, "acc": float("inf")}} for step in range(1, 9)]
+        body = json.dumps({"points": points})  # with Infinity, as Python writes it
+        client.post(f"/api/runs/{sent}/metrics", content=body).raise_for_status()
     with product.client("read") as client:
         host = client.get("/api/system").json()["host"]
-    return {"dataset": dataset, "run": run, "other": other, "job": job, "host": host}
+    return {"dataset": dataset, "run": run, "other": other, "job": job, "host": host, "sent": sent}
 
 
 @pytest.mark.timeout(900)  # nearly fifty pages, each judged four times
@@ -100,5 +108,5 @@ def test_every_page_opens_without_a_complaint(
 def test_a_stranger_sees_the_login_and_nothing_else(product: Product, open_page: OpenPage) -> None:
     page = open_page(None).page
     for pattern in PAGES[:-1]:
-        page.goto(pattern.format(dataset=1, run=1, other=2, job=1, host="somewhere"))
+        page.goto(pattern.format(dataset=1, run=1, other=2, job=1, host="somewhere", sent=1))
         assert "/login" in page.url
