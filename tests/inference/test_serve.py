@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from inference.serve import serve
-from monitoring.attempt import run_attempt
+from inference.serve import _listener, serve
+from monitoring.attempt import JobFaultError, run_attempt
 from monitoring.events import SECRET_FILE, Error, decode_event
 from tests.inference.conftest import MAX_BATCH, MAX_QUEUE
 from tests.inference.models import CHATS
@@ -158,3 +158,9 @@ def test_without_a_token_it_does_not_start(taught_model: Path, tmp_path: Path) -
     spec = write_spec(tmp_path, taught_model)
     (tmp_path / SECRET_FILE).unlink()
     assert error_of(spec).code == "token_missing"
+
+
+def test_an_address_that_is_not_this_hosts_is_said(tmp_path: Path) -> None:
+    with pytest.raises(JobFaultError) as caught:
+        _listener("192.0.2.250")
+    assert (caught.value.code, "192.0.2.250" in caught.value.message) == ("address_unknown", True)
