@@ -30,7 +30,7 @@ from monitoring.server import LINE_BYTES, short_path
 log = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 START_SECONDS = 60.0
-AGAIN_SECONDS = 10.0
+AGAIN_SECONDS = 3.0
 MARGIN_SECONDS = 5.0
 """By how much a call may take longer than the agent has for it."""
 

@@ -26,7 +26,7 @@ WORKER_PORTS = (10, 59)
 OBJECT_STORE_BYTES = 256 << 20
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
-AGAIN_SECONDS = 5.0
+AGAIN_SECONDS = 2.0
 STARTED = b"Ray runtime started."
 
 
@@ -71,7 +71,7 @@ class Node:
             "--runtime-env-agent-port", str(self.port + 3),
             "--min-worker-port", str(first), "--max-worker-port", str(last),
             "--num-cpus", "0", "--num-gpus", "0", "--object-store-memory", str(OBJECT_STORE_BYTES),
-            "--disable-usage-stats", "--log-style", "record", "--log-color", "false",
+            "--disable-usage-stats", "--include-log-monitor", "false", "--log-style", "record", "--log-color", "false",
         ]  # fmt: skip
 
 

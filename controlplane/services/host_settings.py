@@ -11,7 +11,7 @@ from controlplane.legible import is_legible
 from controlplane.live.announce import publish
 from controlplane.models import Host
 from controlplane.models.access import Actor, Role
-from controlplane.models.hosts import HostRole
+from controlplane.models.hosts import HostRole, OnLoss
 from controlplane.services import bell, hosts
 from controlplane.services.access import audit
 
@@ -24,7 +24,7 @@ ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:-]{0,199}")
 
 def edit(
     actor: Actor, name: str, *, role: str | None = None, labels: Sequence[str] | None = None, group: str | None = None,
-    address: str | None = None,
+    address: str | None = None, on_loss: str | None = None,
 ) -> Host:  # fmt: skip
     """Changes what is given and leaves the rest. Raises NotFoundError, InvalidInputError (nothing is changed then)."""
     actor.require(Role.ADMIN)
@@ -38,6 +38,8 @@ def edit(
         changes["group"] = _group(group)
     if address is not None:
         changes["address"] = _address(address)
+    if on_loss is not None:
+        changes["on_loss"] = _on_loss(on_loss)
     with transaction.atomic():
         Host.objects.filter(pk=host.pk).update(**changes)
         audit(actor, "host.edit", f"host {name}", **changes)
@@ -50,6 +52,14 @@ def _role(word: str) -> str:
     if word not in HostRole.values:
         choice = ", ".join(HostRole.values)
         raise InvalidInputError(f"There is no role {word!r}: choose {choice}.", (FieldFault("role", choice),))
+    return word
+
+
+def _on_loss(word: str) -> str:
+    if word not in OnLoss.values:
+        choice = "wait, resume or empty (the setting fleet.on_host_loss)"
+        fault = FieldFault("on_loss", choice)
+        raise InvalidInputError(f"There is no {word!r} for a lost host: choose {choice}.", (fault,))
     return word
 
 

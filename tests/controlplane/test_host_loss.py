@@ -12,7 +12,7 @@ from controlplane.models.access import SYSTEM
 from controlplane.models.jobs import Desired, Status
 from controlplane.services import ingest, jobs
 from tests.controlplane.hosts import AbsentHost
-from tests.factories import make_host, make_run
+from tests.factories import client_of, make_client, make_host, make_run
 
 pytestmark = pytest.mark.django_db
 EVENT = '{"seq":1,"time":1.0,"kind":"progress","done":7,"total":10,"unit":"steps"}\n'
@@ -194,3 +194,20 @@ def test_a_host_that_nobody_reaches_is_not_asked(absent: AbsentHost, monkeypatch
     Job.objects.update(desired=Desired.CANCEL)
     dispatch.carry_out_wishes()
     assert Attempt.objects.get().wish_sent == ""
+
+
+def test_an_admin_says_what_becomes_of_a_hosts_jobs_by_page_and_api() -> None:
+    host = make_host("somewhere")
+    answer = make_client("admin").patch("/api/hosts/somewhere", {"on_loss": "resume"}, content_type="application/json")
+    assert (answer.status_code, answer.json()["on_loss"], answer.json()["lost_at"]) == (200, "resume", None)
+    wrong = make_client("admin").patch("/api/hosts/somewhere", {"on_loss": "panic"}, content_type="application/json")
+    assert wrong.status_code == 422
+    assert "There is no 'panic'" in wrong.content.decode()
+    refused = make_client("use").patch("/api/hosts/somewhere", {"on_loss": "wait"}, content_type="application/json")
+    assert refused.status_code == 403
+    page = client_of("admin")
+    assert "Jobs go on elsewhere" in page.get("/hosts/somewhere/").content.decode()
+    page.post("/hosts/somewhere/edit", {"role": "both", "on_loss": "wait", "labels": "", "group": "", "address": ""})
+    host.refresh_from_db()
+    assert host.on_loss == "wait"
+    assert AuditLine.objects.filter(action="host.edit", target="host somewhere").count() == 2
