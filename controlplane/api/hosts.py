@@ -7,10 +7,20 @@ from ninja import Query, Router
 
 from controlplane.api.keys import ActorRequest
 from controlplane.api.moments import moment
-from controlplane.api.schemas.hosts import EndedProcess, EndProcess, History, Host, HostList, OwnerlessList, Span
+from controlplane.api.schemas.hosts import (
+    EndedProcess,
+    EndProcess,
+    History,
+    Host,
+    HostEdit,
+    HostList,
+    OwnerlessList,
+    Span,
+    UpkeepChange,
+)  # fmt: skip
 from controlplane.errors import FieldFault, InvalidInputError, NotFoundError
 from controlplane.models import Host as HostRow
-from controlplane.services import gpu_processes, health, hosts, telemetry
+from controlplane.services import gpu_processes, health, host_settings, hosts, telemetry, upkeep
 
 router = Router(tags=["Hosts"])
 
@@ -21,6 +31,12 @@ def _host(row: HostRow) -> dict[str, Any]:
     return {
         "name": row.name, "carrier": row.carrier, "online": row.is_online, "last_seen_at": row.last_seen_at,
         "fault": row.fault, "clock_skew_seconds": row.clock_skew_seconds, "facts": row.facts, "reading": row.reading,
+        "role": row.role, "labels": row.labels, "group": row.group, "address": row.address, "state": row.state,
+        "note": row.upkeep_note, "on_loss": row.on_loss, "lost_at": row.lost_at,
+        "gpus": [
+            {"index": gpu.index, "uuid": gpu.uuid, "state": gpu.state, "note": gpu.upkeep_note}
+            for gpu in hosts.gpus_of(row)
+        ],
     }  # fmt: skip
 
 
@@ -33,6 +49,25 @@ def list_hosts(request: ActorRequest) -> dict[str, Any]:
 @router.get("/hosts/{name}", response=Host)
 def get_host(request: ActorRequest, name: str) -> dict[str, Any]:
     """One host."""
+    return _host(hosts.get(name))
+
+
+@router.patch("/hosts/{name}", response=Host)
+def edit_host(request: ActorRequest, name: str, payload: HostEdit) -> dict[str, Any]:
+    """Changes what a host is for (`role`), its labels, group and the address at which others reach it (admin)."""
+    return _host(host_settings.edit(request.actor, name, **payload.dict()))
+
+
+@router.put("/hosts/{name}/state", response=Host)
+def set_state(request: ActorRequest, name: str, payload: UpkeepChange) -> dict[str, Any]:
+    """Opens a host, drains it or puts it into maintenance (admin): see “Drain and maintenance” in docs/fleet.md."""
+    return _host(upkeep.set_host(request.actor, name, payload.state, payload.reason))
+
+
+@router.put("/hosts/{name}/gpus/{int:index}/state", response=Host)
+def set_gpu_state(request: ActorRequest, name: str, index: int, payload: UpkeepChange) -> dict[str, Any]:
+    """The same for one of its GPUs (admin)."""
+    upkeep.set_gpu(request.actor, name, index, payload.state, payload.reason)
     return _host(hosts.get(name))
 
 

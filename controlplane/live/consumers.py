@@ -15,7 +15,7 @@ from controlplane.live import history
 from controlplane.live.announce import Message, group_name, last_seq
 from controlplane.models import User
 
-TOPIC = re.compile(r"(jobs|hosts|alerts|datasets|models|sweeps|inbox|run-sweeps|(run|deployment):[0-9]{1,18})")
+TOPIC = re.compile(r"(jobs|hosts|fleet|alerts|datasets|models|sweeps|inbox|run-sweeps|(run|deployment):[0-9]{1,18})")
 MAX_TOPICS = 50
 MAX_SEQ = 2**63
 CLOSE_NOT_LOGGED_IN = 4401

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_POST
 from controlplane.errors import InvalidInputError
 from controlplane.models import Host
 from controlplane.models.jobs import Status
-from controlplane.pages import host_files
+from controlplane.pages import fleet_map, host_files, upkeep
 from controlplane.pages.actors import actor
 from controlplane.pages.history_charts import charts
 from controlplane.pages.instruments import gpu_card, gpu_cards, processes, signature
@@ -20,10 +20,15 @@ from controlplane.pages.middleware import referrer
 from controlplane.pages.topics import mark
 from controlplane.row_ids import row_id
 from controlplane.services import gpu_processes, hosts, jobs, persistence, power, settings
+from controlplane.services.fleet_figures import FEW_HOSTS
 
 
 def host_list(request: HttpRequest) -> HttpResponse:
-    """The fleet: a card a GPU, a card a host."""
+    """The fleet: a card a GPU and a card a host; of many hosts a map."""
+    if hosts.count() > FEW_HOSTS:
+        context = {"live": mark("fleet"), **fleet_map.context(request)}
+        template = "hosts/fleet_map.html" if request.headers.get("HX-Request") else "hosts/fleet.html"
+        return render(request, template, context)
     live = mark("hosts")
     found = hosts.list_hosts()
     context = {"live": live, "hosts": found, "cards": gpu_cards(found)}
@@ -34,7 +39,7 @@ def host_page(request: HttpRequest, name: str) -> HttpResponse:
     """One host: its GPUs and what happened to them, the processes on them, the machine itself, what runs on it."""
     live = mark("hosts", "jobs")
     host = hosts.get(name)
-    context = {"live": live, **_host(host), **host_files.context(host)}
+    context = {"live": live, **_host(host), **host_files.context(host), **upkeep.context(host)}
     return render(request, "hosts/body.html" if request.headers.get("HX-Request") else "hosts/page.html", context)
 
 

@@ -7,7 +7,7 @@ from controlplane.models.access import Actor
 from controlplane.models.jobs import Kind
 from controlplane.pages.actors import actor
 from controlplane.pages.topics import mark
-from controlplane.services import job_logs, jobs
+from controlplane.services import job_logs, jobs, waiting
 
 
 def job_log(request: HttpRequest, job_id: int) -> HttpResponse:
@@ -19,6 +19,7 @@ def job_log(request: HttpRequest, job_id: int) -> HttpResponse:
         "live": live, "job": job, "run": getattr(job, "run", None), "mine": who.may_change(job.created_by),
         "deployment": getattr(job, "deployment", None) if job.kind == Kind.SERVE else None,
         "attempts": job_logs.attempts(job), "without_process": job.kind in job_logs.WITHOUT_PROCESS,
+        "why": waiting.explain(job_id),
     }  # fmt: skip
     template = "queue/log_head.html" if request.headers.get("HX-Request") else "queue/log.html"
     return render(request, template, context)

@@ -23,6 +23,11 @@ def list_hosts() -> list[Host]:
     return list(Host.objects.prefetch_related("gpus").order_by("name"))
 
 
+def count() -> int:
+    """How many hosts there are."""
+    return Host.objects.count()
+
+
 def get(name: str) -> Host:
     """The host. Raises NotFoundError."""
     host = Host.objects.prefetch_related("gpus").filter(name=name).first()

@@ -6,10 +6,22 @@ from typing import Any
 from ninja import Field, Schema
 
 
+class GpuUpkeep(Schema):
+    """Whether a GPU takes work: open, draining or maintenance, and who changed that, when and why."""
+
+    index: int
+    uuid: str
+    state: str
+    note: dict[str, Any] | None
+
+
 class Host(Schema):
     """A host: what its agent reported last, what doesn't change, and why it can't be reached (`fault`).
 
-    `clock_skew_seconds`: how far its clock is ahead of the web server's.
+    `clock_skew_seconds`: how far its clock is ahead of the web server's. `role`: both, train or serve. `state`: open,
+    draining or maintenance; `note` says who changed that, when and why. `address`: where other hosts reach it, if not
+    under its name. `on_loss`: what becomes of its jobs when it is lost (wait, resume, empty: as the setting says);
+    `lost_at`: since when it is.
     """
 
     name: str
@@ -18,8 +30,34 @@ class Host(Schema):
     last_seen_at: datetime | None
     fault: str
     clock_skew_seconds: float | None
+    role: str
+    labels: list[str]
+    group: str
+    address: str
+    on_loss: str
+    lost_at: datetime | None
+    state: str
+    note: dict[str, Any] | None
+    gpus: list[GpuUpkeep]
     facts: dict[str, Any]
     reading: dict[str, Any]
+
+
+class HostEdit(Schema):
+    """What is to be changed; what is left out stays."""
+
+    role: str | None = None
+    labels: list[str] | None = None
+    group: str | None = None
+    address: str | None = None
+    on_loss: str | None = None
+
+
+class UpkeepChange(Schema):
+    """open, draining or maintenance, and why."""
+
+    state: str
+    reason: str = ""
 
 
 class HostList(Schema):
