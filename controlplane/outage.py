@@ -10,8 +10,8 @@ from controlplane.errors import UnavailableError
 
 RETRY_SECONDS = 5
 AWAY = (
-    "The data base doesn't answer. Running jobs go on and lose nothing; this page comes back by itself when the server "
-    "that DATABASE_URL names does."
+    "The data base doesn't answer. Running jobs go on and lose nothing; ask again when the server that DATABASE_URL "
+    "names is back."
 )
 
 

@@ -42,7 +42,7 @@ def test_who_runs_and_who_dispatches() -> None:
     assert (state, "none of them dispatches" in said) == ("warn", True)
     assert health.health()["dispatching"] is False
     assert leases.take(DISPATCHER, "one") is not None
-    assert found("web processes") == ("ok", "1 run; one dispatches. ")
+    assert found("web processes") == ("ok", "1 at work; one dispatches. ")
     assert health.health()["dispatching"] is True
     neighbours.tell("two")
     state, said = found("web processes")

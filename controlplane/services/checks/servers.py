@@ -79,8 +79,8 @@ def _processes(has_redis: bool) -> Finding:
         return Finding(name, "ok", "None runs now.")
     if dispatching is None:
         fix = "It should last seconds: another takes the place. Start one without --no-dispatch, or manage.py dispatch."
-        return Finding(name, "warn", f"{count} run, and none of them dispatches.", fix)
+        return Finding(name, "warn", f"{count} at work, and none of them dispatches.", fix)
     if count > 1 and not has_redis:
         fix = "Set REDIS_URL for all of them."
         return Finding(name, "warn", f"{count} run without Redis: a page misses what happens in the others.", fix)
-    return Finding(name, "ok", f"{count} run; {dispatching} dispatches.")
+    return Finding(name, "ok", f"{count} at work; {dispatching} dispatches.")
