@@ -216,6 +216,7 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("settings/keys/<int:key_id>/revoke", settings.key_revoke, name="key-revoke"),
     path("settings/values", settings.values, name="settings-values"),
     path("settings/audit", settings.audit, name="settings-audit"),
+    path("settings/audit/seals", settings.audit_seals, name="settings-audit-seals"),
     path("settings/storage", disk.overview, name="settings-storage"),
     path("settings/storage/leftovers", disk.leftovers, name="settings-leftovers"),
     path("settings/storage/look", disk.look, name="settings-look"),

@@ -29,6 +29,7 @@ from tests.factories import (
 pytestmark = pytest.mark.django_db
 ROLES = ("read", "use", "admin")
 EVERYBODYS = (
+    "/runs/columns",
     "/", "/runs/", "/runs/new", "/runs/{run}/", "/models/", "/models/add", "/models/at/{model}", "/datasets/",
     "/models/active/", "/datasets/upload", "/datasets/generators", "/datasets/{dataset}/",
     "/datasets/{dataset}/preview", "/chat", "/chat/conversations", "/chat/votes", "/chat/collected",
