@@ -30,7 +30,7 @@ from controlplane.services.artefacts import home
 log = logging.getLogger(__name__)
 AT_ONCE = 4
 AT_ONCE_A_HOST = 2
-REPORT_SECONDS = 0.5
+REPORT_SECONDS = 1.0
 MOST_DAMAGED_IN_A_ROW = 5
 MOST_TRIES = 3
 AWAY_SECONDS = 2.0
@@ -176,7 +176,7 @@ class _Carry:
         return published
 
     def _report(self, done: int, total: int, *, is_checking: bool = False, now: bool = False) -> None:
-        """Tells how far it is, twice a second. Raises _CalledOffError."""
+        """Tells how far it is, once a second. Raises _CalledOffError."""
         moment = time.monotonic()
         if moment - self._reported_at < REPORT_SECONDS and not now:
             return

@@ -102,6 +102,7 @@ class TrainKind(JobKind):
                 case ev.Resumed(step=step):
                     self._store(run, fresh)
                     fresh = {}
+                    arrivals.gone_back(run, step, attempt.host)
                     self._rewind(run, step, event.time)
                 case ev.Progress() as progress if progress.unit == "steps":
                     run.total_steps = int(progress.total) if progress.total else run.total_steps

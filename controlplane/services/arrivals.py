@@ -4,6 +4,7 @@ Runs in the dispatcher's threads. Events are stored at once; what they tell of i
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from django.db import transaction
 
@@ -119,8 +120,19 @@ def checkpoint_gone(run: Run, step: int, host: Host) -> bool:
         return False
     if checkpoints.is_kept(row):
         return True
-    transaction.on_commit(lambda: checkpoints.release(row))
+    transaction.on_commit(partial(checkpoints.release, row))
     return False
+
+
+def gone_back(run: Run, step: int, host: Host) -> None:
+    """A run on this host goes on from a step: what lies beyond isn't its any more. Inside the ingest transaction."""
+    for row in run.checkpoints.filter(step__gt=step, gone_at=None).select_related("run", "coming_from"):
+        if row.coming_from is not None:
+            transfer = transfers.latest(row.coming_from, artefacts.checkpoint_need(run.pk, row.step), Direction.HOME)
+            if transfer is not None:
+                transfers.drop(transfer, f"the run has gone back to step {step}")
+        elif artefacts.is_apart(host):
+            transaction.on_commit(partial(checkpoints.release, row))
 
 
 def _came_home(transfer: Transfer, **_more: object) -> None:

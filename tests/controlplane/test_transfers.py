@@ -362,6 +362,20 @@ def test_a_checkpoint_that_retention_took_away_goes_here_too_unless_somebody_kee
     assert not checkpoints.folder_of(row).exists()
 
 
+def test_what_lies_beyond_the_step_that_a_run_goes_back_to_does_not_come_home(
+    other: OtherHome, django_capture_on_commit_callbacks: Any
+) -> None:
+    row = written_checkpoint(other, 4)
+    carry_all()
+    tell(row.run, 2, {"kind": "checkpoint", "step": 8, "path": "checkpoints/step-8", "bytes": 2, "loss": 1.0,
+                      "eval_loss": None, "manifest_sha256": "f" * 64})  # fmt: skip
+    with django_capture_on_commit_callbacks(execute=True):
+        tell(row.run, 3, {"kind": "resumed", "step": 2})
+    assert not transfers.live().exists()
+    assert not checkpoints.folder_of(row).exists()
+    assert not row.run.checkpoints.filter(gone_at=None).exists()
+
+
 def test_a_run_goes_on_elsewhere_from_the_last_checkpoint_that_is_home(other: OtherHome) -> None:
     row = written_checkpoint(other)
     run = row.run

@@ -12,8 +12,8 @@ from tests.second_home import SECOND, kill_agent, second_home
 from tests.tiny import write_style_dataset
 from tests.travelled import CONFIG, check_library, check_served_here
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-PADDING_BYTES = 256 << 20
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+PADDING_BYTES = 128 << 20
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_trained_there_served_here_though_both_sides_were_killed_in_mid_copy(
     ensure_agent(second)
     product.start_web()
 
-    done = product.wait_for_run(run["id"], timeout_seconds=150)
+    done = product.wait_for_run(run["id"], timeout_seconds=300)
     arrived = second / "datasets" / dataset["sha256"] / "padding.bin"
     assert arrived.stat().st_ino == inode, "it went on behind what was there; nothing was sent twice"
     assert [state for _, state in moving(product)] == ["done"]

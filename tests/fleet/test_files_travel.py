@@ -8,7 +8,7 @@ from tests.fleet.cluster import Cluster
 from tests.tiny import write_style_dataset
 from tests.travelled import CONFIG, check_library, check_served_here
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_trained_on_the_second_node_and_served_on_the_first(fleet: Cluster, tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_trained_on_the_second_node_and_served_on_the_first(fleet: Cluster, tmp_
     dataset = product.upload(write_style_dataset(tmp_path / "style.jsonl", rows=20, seed=11), "for the second node")
     config = {**CONFIG, "environment": {"host": second}}
     run = product.create_run("on the second node", dataset["id"], config)
-    done = product.wait_for_run(run["id"], timeout_seconds=180)
+    done = product.wait_for_run(run["id"], timeout_seconds=300)
     check_library(product, fleet.second.home, run["id"], done["result_model"])
     check_served_here(product, done["result_model"])
     with product.client("admin", timeout=200) as client:
