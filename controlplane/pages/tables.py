@@ -18,6 +18,8 @@ from controlplane.services.tables.keyset import PAGE_ROWS, Page, Question
 
 PLACE = ("after", "before")
 OFFERED = 200
+MOST_BESIDE = 10
+"""So many words to be ticked have room beside one another; of more one is chosen from a list."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ class TableView:
         words = item.extra.get("choices")
         if words is not None:
             on = self.params.getlist(name)
-            takes_one = not isinstance(item, django_filters.MultipleChoiceFilter)
+            is_multiple = isinstance(item, django_filters.MultipleChoiceFilter)
+            takes_one = not is_multiple or len(words) > MOST_BESIDE
             choices = tuple((word, str(label), word in on) for word, label in words)
             return Choice(name, str(item.label), ", ".join(on), choices, takes_one)
         return Choice(name, str(item.label), self.params.get(name, ""), offers=tuple(self._offered(name, item)))

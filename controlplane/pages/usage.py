@@ -10,6 +10,9 @@ from controlplane.pages.actors import actor
 from controlplane.services import usage
 
 RANGES = (7, 30, 90, 365)
+ROWS_SHOWN = 200
+"""Callers and models with the most tokens; the file has them all."""
+
 MOST_MODELS = 4
 """As many have a colour of their own in the chart; the rest is one more."""
 
@@ -27,7 +30,8 @@ def usage_page(request: HttpRequest) -> HttpResponse:
     rows = usage.totals(question, "caller", "key_number", "model")
     rows.sort(key=lambda row: -(row["prompt_tokens"] + row["completion_tokens"]))
     context = {
-        "tab": "usage", "days": days, "ranges": RANGES, "total": usage.totals(question)[0], "rows": rows,
+        "tab": "usage", "days": days, "ranges": RANGES, "total": usage.totals(question)[0], "rows": rows[:ROWS_SHOWN],
+        "more": max(0, len(rows) - ROWS_SHOWN),
         "chart": json.dumps(_chart(question)),
     }  # fmt: skip
     return render(request, "models/usage.html", context)

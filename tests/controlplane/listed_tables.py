@@ -163,9 +163,10 @@ def _file(number: int, name: str) -> InboxFile:
 
 def _power_sweep(number: int, name: str) -> PowerSweep:
     host = Host.objects.first() or factories.make_host("box")
+    asked = {"gpu_index": 0, "gpu_name": name[:60], "seconds_per_profile": 9, "concurrency": 1, "max_tokens": 64}
     return PowerSweep.objects.create(
         model_name=name[:200], host=host, gpu_uuid=f"GPU-{number}", status="done", created_by=f"p{number % 2}",
-        recommended=["normal", ""][number % 2],
+        recommended=["normal", ""][number % 2], config=asked,
     )  # fmt: skip
 
 
