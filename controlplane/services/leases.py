@@ -12,7 +12,6 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Q
 from django.db.models.functions import Now
 
 from controlplane.fence import LeaseLostError
@@ -66,10 +65,9 @@ class Held:
 
 def take(name: str, holder: str) -> Held | None:
     """The lease, where nobody holds it; None where somebody does."""
-    until = _until()
     with transaction.atomic():  # one at a time, and none while somebody behind a fence writes
-        free = Lease.objects.filter(name=name).filter(Q(expires_at__lte=Now()))
-        row = free.first()
+        until = _until()
+        row = Lease.objects.filter(name=name, expires_at__lte=Now()).first()
         if row is None:
             if Lease.objects.filter(name=name).exists():
                 return None
