@@ -347,7 +347,7 @@ def _store(news: AttemptNews) -> None:
 def _end_if_superseded(host: Host, job_id: int, number: int) -> None:
     """A process whose attempt has ended on the books (cancelled while its host was away, say) is killed."""
     attempt = Attempt.objects.filter(job_id=job_id, number=number).select_related("job").first()
-    if attempt is None:
+    if attempt is None or not (attempt.host_id == host.pk or attempt.members.filter(host=host).exists()):
         return  # another data base's: not ours to end
     if attempt.ended_at is None and attempt.job.status == Status.RUNNING:
         return

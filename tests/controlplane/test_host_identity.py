@@ -1,6 +1,6 @@
 """Which host is which: by home and machine, whatever its name; two that can't both be right get no work."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -22,7 +22,7 @@ def nothing_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def facts(name: str, home_id: str, **other: Any) -> HostFacts:
     """What an agent says of itself."""
-    described: HostFacts = {**make_host().facts, "name": name, "home_id": home_id, **other}
+    described = cast(HostFacts, {**make_host().facts, "name": name, "home_id": home_id, **other})
     Host.objects.filter(home_id="").delete()
     return described
 

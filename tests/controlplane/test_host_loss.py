@@ -1,5 +1,6 @@
 """A host that is silent past the grace time, and one that returns: no job is lost, none counts twice."""
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -99,7 +100,7 @@ def test_a_lost_job_goes_on_elsewhere_and_its_old_process_is_fenced(clock: Clock
     assert jobs.get(job.pk).progress is None
     Attempt.objects.filter(pk=attempt.pk).update(ended_at=timezone.now() - timedelta(seconds=60))
     heard(host)
-    absent.live = [(job.pk, 1)]
+    absent.live, absent.reading = [(job.pk, 1)], host.reading
     dispatch.poll(Host.objects.get(pk=host.pk))
     assert absent.signals == [(job.pk, 1, Wish.CANCEL)]
     assert jobs.get(job.pk).status == Status.RUNNING
@@ -119,6 +120,16 @@ def test_what_must_not_go_on_elsewhere_waits(clock: Clock, absent: AbsentHost, h
     watch.look()
     watch_for(watch, clock, 70)
     assert jobs.get(attempt.job_id).status == Status.RUNNING
+
+
+def test_the_job_of_another_installation_is_not_ended_for_its_number(absent: AbsentHost) -> None:
+    attempt = running_on(make_host("ours"))
+    Attempt.objects.filter(pk=attempt.pk).update(ended_at=timezone.now() - timedelta(seconds=60))
+    absent.live = [(attempt.job_id, 1)]
+    newcomer = make_host("joined with a home that has been at work")
+    absent.reading = newcomer.reading
+    dispatch.poll(newcomer)
+    assert absent.signals == []
 
 
 def test_a_stop_given_while_the_host_is_away_applies_when_it_returns(absent: AbsentHost) -> None:
@@ -164,7 +175,7 @@ def test_a_clock_that_is_an_hour_off_is_told_and_loses_nothing(
 ) -> None:
     host = make_host("ahead", on_loss="resume")
     attempt = running_on(host)
-    now = dispatch.time.time()
+    now = time.time()
     poll = absent.poll
 
     def ahead(*args: object, **named: object) -> dict[str, object]:

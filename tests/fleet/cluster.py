@@ -17,11 +17,13 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
+from tests.fleet.network import Cable
 from tests.product import CHECKOUT, Product, wait_for
 
 PORTS = 60
@@ -47,10 +49,14 @@ def _is_free(port: int) -> bool:
 
 
 class SecondNode:
-    """A machine that has joined: what `bin/up --join` runs, on a home that nobody told the first one of."""
+    """A machine that has joined: what `bin/up --join` runs, on a home that nobody told the first one of.
 
-    def __init__(self, home: Path, address: str, token: Path) -> None:
+    `prefix`: the words before its command, where it stands in a network of its own.
+    """
+
+    def __init__(self, home: Path, address: str, token: Path, prefix: Sequence[str] = ()) -> None:
         self.home = home
+        self._prefix = prefix
         self.port = free_ports()
         self._address = address
         self._token = token
@@ -69,7 +75,8 @@ class SecondNode:
         """Joins; it is a node of the cluster afterwards."""
         self.home.mkdir(parents=True, exist_ok=True)
         begin = self.console.stat().st_size if self.console.exists() else 0
-        command = [sys.executable, "-m", "controlplane.fleet", "join", self._address, "--home", str(self.home)]
+        python = [*self._prefix, sys.executable]
+        command = [*python, "-m", "controlplane.fleet", "join", self._address, "--home", str(self.home)]
         with self.console.open("ab") as said:
             self._join = subprocess.Popen(
                 [*command, "--port", str(self.port), "--token-file", str(self._token)],
@@ -140,7 +147,9 @@ class SecondNode:
 class Cluster:
     """The fleet: `web` is the product on the head, `second` the other node."""
 
-    def __init__(self, folder: Path, model_folder: Path, static_home: Path) -> None:
+    def __init__(self, folder: Path, model_folder: Path, static_home: Path, cable: Cable | None = None) -> None:
+        """`cable`: the second node stands at its other end."""
+        self._cable = cable
         self.web = Product(folder / "first", model_folder, static_home)
         self.folder = folder
         self.address = ""
@@ -166,12 +175,15 @@ class Cluster:
 
     def start(self) -> None:
         """Both nodes and the web server; both hosts have appeared afterwards."""
-        head = self.web.python("-m", "controlplane.fleet", "head", "--home", str(self.web.home), "--port",
-                               str(free_ports()))  # fmt: skip
+        place = ["--home", str(self.web.home), "--port", str(free_ports())]
+        if self._cable is not None:
+            place += ["--address", self._cable.here]
+        head = self.web.python("-m", "controlplane.fleet", "head", *place)
         self.address = self.web.environment["RAY_ADDRESS"] = head.split()[-1]
         shutil.copy(self.web.home / "fleet_token", self.token)
         self.web.start()
-        self._second = SecondNode(self.folder / "second" / "home", self.address, self.token)
+        prefix = () if self._cable is None else self._cable.prefix
+        self._second = SecondNode(self.folder / "second" / "home", self.address, self.token, prefix)
         self._second.start()
         wait_for("two hosts", lambda: len(self.hosts()) == 2, START_SECONDS)
 

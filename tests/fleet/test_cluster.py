@@ -1,20 +1,17 @@
 """Two nodes of a real Ray cluster: hosts appear, a job runs on the second, its raylet is killed, it comes back."""
 
-import json
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.fleet.cluster import START_SECONDS, Cluster
+from tests.fleet.runs import SECONDS, start_there, steps_of, trainer
 from tests.product import wait_for
 from tests.tiny import write_style_dataset
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-SECONDS = 240.0
 
 
 @pytest.fixture(scope="module")
@@ -22,35 +19,6 @@ def dataset_id(fleet: Cluster, tmp_path_factory: pytest.TempPathFactory) -> int:
     path = write_style_dataset(tmp_path_factory.mktemp("fleet-data") / "style.jsonl", rows=200, seed=31)
     found: int = fleet.web.upload(path, "for the fleet")["id"]
     return found
-
-
-def start_there(fleet: Cluster, dataset_id: int, name: str, steps: int) -> dict[str, Any]:
-    """A run that has logged some steps on the second node, though it is not bound to it."""
-    config = {
-        "hyperparams": {"max_steps": steps, "per_device_train_batch_size": 8, "max_length": 128},
-        "monitoring": {"logging_steps": 1, "eval_steps": steps}, "output": {"save_steps": 20},
-    }  # fmt: skip
-    here = fleet.first_host()["name"]
-    with fleet.web.client() as client:
-        client.put(f"/api/hosts/{here}/state", json={"state": "draining"}).raise_for_status()
-        run = fleet.web.create_run(name, dataset_id, config)
-        fleet.web.wait_for_step(run["id"], 5, SECONDS)
-        client.put(f"/api/hosts/{here}/state", json={"state": "open"}).raise_for_status()
-    return run
-
-
-def trainer(fleet: Cluster, job_id: int, attempt: int = 1) -> Path:
-    """The process of an attempt on the second node, as /proc has it."""
-    folder = fleet.second.home / "jobs" / str(job_id) / "attempts" / str(attempt)
-    return Path(f"/proc/{json.loads((folder / 'process.json').read_text())['pid']}")
-
-
-def steps_of(fleet: Cluster, run_id: int) -> list[int]:
-    """The steps of the loss curve, as they are stored."""
-    with fleet.web.client("read") as client:
-        answer = client.get(f"/api/runs/{run_id}/metrics", params={"keys": "loss", "max_points": 20000}).json()
-    steps: list[int] = answer["series"]["loss"]["step"]
-    return steps
 
 
 def test_hosts_appear_by_themselves_with_identities_of_their_own(fleet: Cluster) -> None:
