@@ -20,6 +20,7 @@ from controlplane.services.jobs import Waiting
 
 KEPT_SECONDS = 300.0
 READ_AT_ONCE = 200
+READ_AHEAD = 50
 MOST_READ = 2000
 """New jobs whose asks are read in one round; those behind them have their turn a round later."""
 
@@ -59,10 +60,13 @@ def _key(row: Waiting) -> Key:
 
 @dataclass
 class Round:
-    """One walk through the queue. `told`: the jobs to each new reason for waiting."""
+    """One walk through the queue. `told`: the jobs to each new reason for waiting; `order`: all jobs, as they wait."""
 
     fleet: FleetRoom
     held: dict[str, str | None]
+    order: list[int]
+    jobs: dict[int, Job] = field(default_factory=dict)
+    ahead: int = 1
     closed: dict[Ask, str] = field(default_factory=dict)
     taken_turns: dict[str, str] = field(default_factory=dict)
     told: dict[str, list[int]] = field(default_factory=dict)
@@ -82,8 +86,7 @@ class Round:
 
     def _claim(self, row: Waiting, ask: Ask, found: Place, claim: Claim) -> str | None:
         self.asked += 1
-        job = next(iter(jobs.whole([row.pk])), None)
-        if job is None:
+        if (job := self._whole(row.pk)) is None:
             return None
         if reason := kind_of(job).waits_for(job):
             if ask.turn:
@@ -95,6 +98,14 @@ class Round:
                 next(room for room in self.fleet.rooms if room.host.pk == host.pk).take(job, gpus)
         return None
 
+    def _whole(self, job_id: int) -> Job | None:
+        """The job with all that its kind looks at; the more find room, the more are read ahead."""
+        if job_id not in self.jobs:
+            begin = self.order.index(job_id)
+            self.jobs = {job.pk: job for job in jobs.whole(self.order[begin : begin + self.ahead])}
+            self.ahead = min(2 * self.ahead, READ_AHEAD)
+        return self.jobs.pop(job_id, None)
+
 
 def run(kept: Asks, claim: Claim) -> None:
     """Goes through all that waits, in the order in which it starts, and tells what can't start why."""
@@ -103,7 +114,8 @@ def run(kept: Asks, claim: Claim) -> None:
         return
     known = kept.of(rows)
     with settings.read_once():
-        round_ = Round(FleetRoom.now(), {name: kind.held() for name, kind in KINDS.items()})
+        held = {name: kind.held() for name, kind in KINDS.items()}
+        round_ = Round(FleetRoom.now(), held, [row.pk for row in rows])
         for row in rows:
             if row.not_before is not None and row.not_before.timestamp() > time.time():
                 if row.waiting_reason != LATER:
