@@ -14,7 +14,7 @@ from controlplane.pages.instruments import gpu_cards
 from controlplane.pages.lately import sentences
 from controlplane.pages.topics import mark
 from controlplane.row_ids import row_id
-from controlplane.services import alerts, deployments, hosts, jobs, models, runs
+from controlplane.services import alerts, deployments, hosts, jobs, models, run_facts, runs
 
 LATELY_LINES = 8
 ALERTS_SHOWN = 3
@@ -74,7 +74,8 @@ def _work() -> dict[str, Any]:
     waiting = [job for job in jobs.queue() if job.kind != Kind.SERVE]
     starting = [row for row in deployments.list_deployments(10) if row.status in ("starting", "checking")]
     return {
-        "going": going, "waiting": waiting[:6], "more_waiting": max(0, len(waiting) - 6),
+        "going": [(job, run_facts.progress(job.run) if job.kind == Kind.TRAIN else None) for job in going],
+        "waiting": waiting[:6], "more_waiting": max(0, len(waiting) - 6),
         "active": deployments.active(), "starting": starting[0] if starting else None,
         "ready_model_count": len(models.list_ready()),
     }  # fmt: skip

@@ -12,6 +12,7 @@ import "./ended.js";
 import "./places.js";
 import "./scrollers.js";
 import "./busy.js";
+import "./press.js";
 
 function showTheme() {
   const chosen = window.pilothouseTheme.choice();

@@ -1,5 +1,6 @@
 // The bridge follows the run that is going (another one's chart is read anew) and the active engine's figures.
 import { on } from "./live.js";
+import "./run-sparks.js";
 import "./served.js";
 
 const shown = document.getElementById("chart-loss")?.dataset.run || "";

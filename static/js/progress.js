@@ -54,7 +54,8 @@ on("jobs", ({ kind, data }) => {
   }
   if (!total) return;
   for (const place of document.querySelectorAll(`[data-job-percent="${Number(data.id)}"]`)) {
-    place.textContent = joined(`${((100 * done) / total).toFixed(1)} %`, rate.left(total));
+    const left = unit === "steps" ? "" : rate.left(total); // a run reckons by itself how long it still takes
+    place.textContent = joined(`${((100 * done) / total).toFixed(1)} %`, left);
     place.title = how;
   }
 });

@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser import judges
 from tests.browser.conftest import OpenPage
 from tests.fakes.gpus import FakeGpus
-from tests.product import Product
+from tests.product import Product, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,31 @@ def test_a_refusal_names_who_refused_and_the_fix(product: Product, open_page: Op
         answer = client.post("/api/settings/power_profile?profile=normal")
     assert answer.status_code == 207
     assert [row["set"] for row in answer.json()["gpus"]] == [False, False]
+
+
+def test_a_press_shows_at_once_and_is_taken_back_where_no_answer_comes(product: Product, open_page: OpenPage) -> None:
+    watched = open_page("admin")
+    watched.watch.allow("power|ERR_FAILED")
+    page, held = watched.page, list[Route]()
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.goto("/")
+    page.route("**/power", hold)
+    card = page.get_by_label("GPU 1, Simulated RTX 3090")
+    before = card.get_by_role("status").inner_text()
+    pressed = card.locator('[aria-pressed="true"]')
+    was = pressed.all_inner_texts()
+    wanted = card.get_by_role("button", name=re.compile("Max"))
+    wanted.click()
+    expect(wanted).to_have_attribute("aria-pressed", "true")
+    expect(card.get_by_role("status")).to_have_text("asked, not yet confirmed")
+    wait_for("the request", lambda: page.evaluate("true") and held)
+    held[0].abort("failed")
+    expect(card.get_by_role("status")).to_have_text("not set: the server can't be reached")
+    assert pressed.all_inner_texts() == was
+    assert before != "not set: the server can't be reached"
 
 
 def test_the_page_power_sets_all_and_persistence_mode_and_shows_what_was_read_back(

@@ -62,7 +62,7 @@ def test_a_tile_that_goes_gives_its_topic_back(product: Product, open_page: Open
         """() => {
             for (let id = 900001; id <= 900060; id += 1) {
                 const tile = document.createElement("div");
-                Object.assign(tile.dataset, { wallRun: id, deployment: id });
+                Object.assign(tile.dataset, { runSpark: id, deployment: id });
                 document.getElementById("wall").append(tile);
                 document.dispatchEvent(new CustomEvent("drawn", { detail: tile }));
                 tile.remove();
