@@ -100,8 +100,10 @@ Tell = Callable[[Run, run_points.Fresh], None]
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a batch."""
-    return _SENT.json_schema()
+    """The JSON schema of a batch, with that of a point in its place: it becomes a part of a larger document."""
+    whole = _SENT.json_schema()
+    whole["properties"]["points"]["items"] = whole.pop("$defs")["SentPoint"]
+    return whole
 
 
 def read(body: bytes) -> SentPoints:

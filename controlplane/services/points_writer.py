@@ -105,6 +105,7 @@ class PointsWriter:
             log.exception("storing points of scripts stumbled")
             for untold in self._untold.values():  # what was told inside a transaction that came to nothing
                 untold.is_everything, untold.count = True, max(1, untold.count)
+                untold.due = monotonic() + RESET_SECONDS
             _deliver(waiting, [error] * len(waiting))
 
     def _next(self, patience_seconds: float | None) -> list[_Waiting]:

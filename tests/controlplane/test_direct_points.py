@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.core.asgi import get_asgi_application
+from django.db import connections
 
 from controlplane.api.direct_points import DirectPoints
 from controlplane.models import LiveMessage, Metric, Run
@@ -30,13 +31,18 @@ class Beside(PointsWriter):
     async def store(self, actor: Any, run_id: int, body: bytes) -> Any:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._posts.put(points_writer._Waiting(actor, run_id, body, answer))
-        await asyncio.to_thread(self.round, 0.0)
+        await asyncio.to_thread(self._beside)
         return await answer
+
+    def _beside(self) -> None:
+        self.round(0.0)
+        connections.close_all()
 
 
 @pytest.fixture
-def mine() -> tuple[Run, dict[str, str]]:
+def mine(monkeypatch: pytest.MonkeyPatch) -> tuple[Run, dict[str, str]]:
     """A run of a script, and the header with which that sends."""
+    monkeypatch.setattr("controlplane.api.direct_points.writer", Beside())
     key = factories.make_key("use", "mine")
     return factories.make_external_run(created_by="key mine"), {"x-api-key": key}
 
