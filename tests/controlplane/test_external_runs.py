@@ -237,3 +237,10 @@ def test_what_needs_a_dataset_says_what_the_run_lacks(script: Client, address: s
     response = script.post(address.replace("0", str(number)), body, content_type=JSON)
     assert response.status_code in (409, 422), response.content
     assert response.json()["detail"]
+
+
+def test_it_is_compared_by_what_its_script_told(script: Client) -> None:
+    first, second = begin(script, config={"lr": 0.1, "seed": 1}), begin(script, config={"lr": 0.2, "seed": 1})
+    trained = factories.make_run()
+    answer = script.get(f"/api/runs/compare?runs={first},{second},{trained.pk}").json()
+    assert {row["path"]: row["values"] for row in answer["settings"]} == {"own.lr": [0.1, 0.2, None]}

@@ -211,3 +211,17 @@ def test_the_form_is_for_those_who_may() -> None:
     for role, word in (("use", 'id="run-import"'), ("read", "needs the role use")):
         page = factories.client_of(role).get("/runs/import")
         assert (page.status_code, word in page.content.decode()) == (200, True)
+
+
+def test_its_page_tells_what_came_of_it_and_what_it_lacks(user: Client) -> None:
+    run = imported(user, (FILE, written([("train/loss", 2, 0.5, 100.0), ("train/loss", 1, 0.25, 160.0)])))
+    reader = factories.client_of("read")
+    whole_page = reader.get(f"/runs/{run.pk}/").content.decode()
+    assert "can't be paused, resumed, evaluated" in whole_page
+    assert 'data-key="train/loss"' in whole_page
+    head = reader.get(f"/runs/{run.pk}/parts/head").content.decode()
+    assert "1 point" in head
+    assert "left out" in head
+    assert reader.get(f"/runs/{run.pk}/parts/figures").status_code == 200
+    assert reader.get(f"/runs/{run.pk}/parts/checkpoints").status_code == 404
+    assert factories.client_of("use").get(f"/runs/new?like={run.pk}").status_code == 409
