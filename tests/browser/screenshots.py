@@ -42,6 +42,7 @@ def shoot(page: Page, folder: Path, name: str) -> None:
         for theme in ("light", "dark"):
             page.emulate_media(color_scheme=theme)
             page.wait_for_function("() => !document.querySelector('.is-loading, .htmx-request')")
+            page.evaluate("scrollTo(0, 0)")
             page.wait_for_timeout(500)  # a chart that is drawn anew tells nobody when it is done
             page.screenshot(path=folder / f"{name}-{size}-{theme}.png")
     page.set_viewport_size(SIZES["wide"])
@@ -90,6 +91,7 @@ def serve(page: Page, folder: Path) -> None:
     page.get_by_role("link", name="Chat with it").click()
     page.wait_for_url(re.compile("/chat$"))
     story.ask(page, "What is the rudder for?")
+    page.locator("main details[open]").evaluate_all("folds => folds.forEach(fold => { fold.open = false })")
     shoot(page, folder, "chat")
     for name in ("models", "hosts"):
         page.goto(f"/{name}/")
@@ -110,7 +112,10 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = chromium_path()
     assert path is not None, "no Chromium or Chrome was found"
-    with tempfile.TemporaryDirectory(prefix="screenshots-") as name, sync_playwright() as playwright:
+    with (
+        tempfile.TemporaryDirectory(prefix="screenshots-", ignore_cleanup_errors=True) as name,
+        sync_playwright() as playwright,
+    ):
         scratch = Path(name)
         gpus = FakeGpus(scratch / "gpus.txt")
         gpus.set(count=2)
