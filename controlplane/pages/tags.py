@@ -68,7 +68,10 @@ def gib(value: Any) -> str:
 def gib_total(value: Any) -> str:
     """Bytes of memory that doesn't change, as a bare figure in GiB: 24."""
     number = _number(value)
-    return DASH if number is None else f"{number / 2**30:.3g}"
+    if number is None:
+        return DASH
+    gib = number / 2**30
+    return f"{gib:,.0f}" if gib >= 1000 else f"{gib:.3g}"
 
 
 @register.filter

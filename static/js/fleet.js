@@ -20,7 +20,7 @@ function move(tile, [cpu, cards], { heatPlace, low, high }) {
     if (!cell) return;
     const text = value === null ? DASH : String(value);
     if (cell.textContent !== text) cell.textContent = text;
-    const name = `heat h${shade(value, low, high)}${cell.dataset.closed ? " closed" : ""}`;
+    const name = `heat shade-${shade(value, low, high)}${cell.dataset.closed ? " closed" : ""}`;
     if (cell.className !== name) cell.className = name;
     const [busy, heat, memory] = figures.map((figure) => figure ?? DASH);
     cell.title = `GPU ${cell.dataset.cell}: ${busy} % busy, ${heat} °C, ${memory} % of its memory${cell.dataset.closed ? `, ${cell.dataset.closed}` : ""}`;
