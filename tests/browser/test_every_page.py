@@ -38,7 +38,7 @@ PLAIN = Budget(kilobytes=170, requests=48, turns=200)
 DRAWN = Budget(kilobytes=1500, requests=60, turns=1200)
 """With Plotly, of 1,250 kB, which is loaded after everything else and kept by the browser.
 
-Turns are some three times what was counted on a busy machine: a plain page takes 20 to 60, one that compiles Plotly 420.
+Turns are some three times what a busy machine counted: a plain page takes 20 to 60, one that compiles Plotly 420.
 """
 
 BUDGETS = dict.fromkeys(
