@@ -18,7 +18,7 @@ from controlplane.pages.forms.edits import one_at_a_time
 from controlplane.pages.forms.people import KeyForm, LimitsForm, PersonForm
 from controlplane.pages.setting_values import put_as_seen, setting_id
 from controlplane.pages.tables import shown
-from controlplane.services import access, health, models, settings, usage
+from controlplane.services import access, audit_seal, health, models, settings, usage
 from controlplane.services.tables import audit as audit_table
 from controlplane.services.tables import keys as key_table
 
@@ -148,3 +148,9 @@ def audit(request: HttpRequest) -> HttpResponse:
     asked = audit_table.ask(actor(request), request.GET)
     table = shown(request.GET, asked, "audit", placeholder="Search who, what, to what")
     return render(request, "settings/audit.html", {"table": table, "lines": table.page.rows})
+
+
+def audit_seals(request: HttpRequest) -> HttpResponse:
+    """What the seals of the audit log tell (admin)."""
+    actor(request).require(Role.ADMIN)
+    return render(request, "settings/audit_seals.html", {"finding": audit_seal.examine()})

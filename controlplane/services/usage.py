@@ -29,6 +29,7 @@ from controlplane.models.usage import DAY_SECONDS, MINUTE_SECONDS
 from controlplane.services import settings
 from controlplane.services.answer_meter import NOTHING, Measured
 from controlplane.services.log_histogram import added
+from controlplane.services.spreadsheets import harmless
 
 log = logging.getLogger(__name__)
 FLUSH_SECONDS = 2.0
@@ -219,9 +220,5 @@ def as_csv(question: Question) -> str:
     writer = csv.DictWriter(out, COLUMNS)
     writer.writeheader()
     for row in rows(question):
-        writer.writerow({name: _harmless(value) for name, value in row.items()})
+        writer.writerow({name: harmless(value) for name, value in row.items()})
     return out.getvalue()
-
-
-def _harmless(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -16,6 +16,7 @@ from controlplane.models.access import Actor, Role
 from controlplane.models.conversations import Choice, Side, Speaker
 from controlplane.services import blindness, conversation_turns, conversations
 from controlplane.services.access import audit
+from controlplane.services.spreadsheets import harmless
 from controlplane.services.statistics import wilson
 
 COLUMNS = ("id", "left_model", "right_model", "choice", "blind", "created_at")
@@ -119,5 +120,5 @@ def as_csv() -> str:
     writer = csv.DictWriter(out, COLUMNS)
     writer.writeheader()
     for row in Vote.objects.order_by("id").iterator():
-        writer.writerow(facts(row))
+        writer.writerow({name: harmless(value) for name, value in facts(row).items()})
     return out.getvalue()

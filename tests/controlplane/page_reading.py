@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from typing import Protocol
+from typing import Any, Protocol
+
+from asgiref.sync import async_to_sync
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
 """Words that no page may take for markup."""
@@ -129,3 +131,9 @@ def read(response: Answer) -> Page:
     assert page.refused == []
     assert page.unbalanced == [], f"elements that were never closed: {page.unbalanced}"
     return page
+
+
+@async_to_sync
+async def whole(answer: Any) -> bytes:
+    """What was sent piece by piece."""
+    return b"".join([piece async for piece in answer.streaming_content])

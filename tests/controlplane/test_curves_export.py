@@ -5,12 +5,11 @@ import io
 import math
 import struct
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
-from asgiref.sync import async_to_sync
 
 from controlplane.services import curve_export, curves
+from tests.controlplane.page_reading import whole
 from tests.factories import make_client, make_run
 
 pytestmark = pytest.mark.django_db
@@ -69,12 +68,6 @@ def part(message: dict[int, object], number: int) -> dict[int, object]:
     inner = message[number]
     assert isinstance(inner, bytes)
     return fields(inner)
-
-
-@async_to_sync
-async def whole(answer: Any) -> bytes:
-    """What was sent piece by piece."""
-    return b"".join([piece async for piece in answer.streaming_content])
 
 
 def test_the_known_check_value_of_the_sum() -> None:
