@@ -56,7 +56,7 @@ def test_a_refusal_names_who_refused_and_the_fix(product: Product, open_page: Op
 
 def test_a_press_shows_at_once_and_is_taken_back_where_no_answer_comes(product: Product, open_page: OpenPage) -> None:
     watched = open_page("admin")
-    watched.watch.allow("power|ERR_FAILED")
+    watched.watch.allow("htmx:(afterRequest|sendError)|request failed: POST .*/power|ERR_FAILED")
     page, held = watched.page, list[Route]()
 
     def hold(route: Route) -> None:
