@@ -29,6 +29,7 @@ from tests.tiny import build_tiny_model, write_style_dataset
 GOAL_MS = 300.0
 WATCHERS = 10
 IDLE_TOPICS = ("jobs", "models", "datasets", "alerts", "hosts")
+AT_ONCE, CONNECT_SECONDS = 4, 60.0
 SETTLE_SECONDS = 3.0
 CONFIG: dict[str, Any] = {
     "hyperparams": {"max_steps": 1_000_000, "per_device_train_batch_size": 2, "max_length": 64},
@@ -98,9 +99,13 @@ async def measure(product: Product, page: Page, run_id: int, pages: int, seconds
     subscribed = asyncio.Semaphore(0)
     web = psutil.Process(product.web_pid)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        tasks = [asyncio.create_task(one.follow(session, product, subscribed)) for one in (*watchers, *idle)]
-        for _ in tasks:
-            await asyncio.wait_for(subscribed.acquire(), 60)
+        tasks: list[asyncio.Task[None]] = []
+        for one in (*watchers, *idle):
+            tasks.append(asyncio.create_task(one.follow(session, product, subscribed)))
+            if len(tasks) >= AT_ONCE:  # people don't open their pages in the same second
+                await asyncio.wait_for(subscribed.acquire(), CONNECT_SECONDS)
+        for _ in range(min(len(tasks), AT_ONCE - 1)):
+            await asyncio.wait_for(subscribed.acquire(), CONNECT_SECONDS)
         await page.evaluate(NOTE_FRAMES)
         await asyncio.sleep(SETTLE_SECONDS)
         since, busy = time.time(), sum(web.cpu_times()[:2])
