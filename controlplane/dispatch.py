@@ -8,10 +8,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
@@ -294,6 +296,14 @@ def carry_out_wishes() -> None:
             jobs.set_phase(attempt.job_id, "stopping")
 
 
+_writing = threading.Lock()
+
+
+def _turn() -> AbstractContextManager[Any]:
+    """On SQLite hosts are stored one after the other: waiting for its lock, sixty threads would starve one another."""
+    return _writing if connection.vendor == "sqlite" else nullcontext()
+
+
 def poll(host: Host) -> None:
     """One long poll of a host: stores what it brings, and ends what runs there without a right to."""
     rows = Attempt.objects.filter(host=host, launched=True, ended_at=None)
@@ -309,7 +319,8 @@ def poll(host: Host) -> None:
         else:
             _store(news)
     try:
-        _record(host, answer, received_at)
+        with _turn():
+            _record(host, answer, received_at)
     except Exception:
         host.refresh_from_db(fields=["samples_until"])  # it may stand where nothing was stored
         raise

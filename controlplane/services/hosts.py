@@ -1,6 +1,7 @@
 """Hosts as their agents report them. Runs in the web process."""
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 from django.db import transaction
 from django.utils import timezone
@@ -77,16 +78,23 @@ def record(host: Host, reading: HostReading, clock_skew_seconds: float | None = 
         Host.objects.filter(pk=host.pk).update(
             reading=reading, last_seen_at=now, fault=fault, clock_skew_seconds=clock_skew_seconds
         )
-        for gpu in reading["gpus"]:
-            _record_gpu(host, gpu)
+        _record_gpus(host, reading["gpus"], now)
         message = {"host": host.name, "reading": reading, "online": True, "clock_skew_seconds": clock_skew_seconds}
         publish("hosts", "telemetry", {**message, "fault": fault} if fault else message)
 
 
-def _record_gpu(host: Host, gpu: GpuReading) -> None:
-    fields = {"index": gpu["index"], "name": gpu["name"], "reading": gpu, "seen_at": timezone.now()}
-    if not Gpu.objects.filter(host=host, uuid=gpu["uuid"]).update(**fields):
-        Gpu.objects.create(host=host, uuid=gpu["uuid"], **fields)
+def _record_gpus(host: Host, readings: Sequence[GpuReading], now: datetime) -> None:
+    """All cards of a host in one statement: sixty hosts of eight report each second."""
+    known = {gpu.uuid: gpu for gpu in Gpu.objects.filter(host=host).only("id", "uuid")} if readings else {}
+    for reading in readings:
+        fields = {"index": reading["index"], "name": reading["name"], "reading": reading, "seen_at": now}
+        if (gpu := known.get(reading["uuid"])) is None:
+            Gpu.objects.create(host=host, uuid=reading["uuid"], **fields)
+            continue
+        for name, value in fields.items():
+            setattr(gpu, name, value)
+    seen = [known[reading["uuid"]] for reading in readings if reading["uuid"] in known]
+    Gpu.objects.bulk_update(seen, ["index", "name", "reading", "seen_at"])
 
 
 def unreachable(host: Host, reason: str) -> None:
