@@ -12,6 +12,7 @@ const seen = new Map(Object.entries(JSON.parse(document.querySelector("meta[name
 const handlers = new Map();
 const watchers = new Set();
 const asked = new Map();
+let isBegun = document.readyState === "complete"; // before, a message would find only some of its handlers
 let socket = null, failures = 0, lostTimer = 0, retryTimer = 0, deafTimer = 0, state = "connecting";
 
 export function on(topic, handler) {
@@ -47,7 +48,7 @@ function subscribe(names) {
 }
 
 function connect() {
-  if (socket && socket.readyState <= WebSocket.OPEN) return;
+  if (!isBegun || (socket && socket.readyState <= WebSocket.OPEN)) return;
   clearTimeout(retryTimer);
   const url = new URL("/ws/live", location.href);
   url.protocol = url.protocol.replace("http", "ws");
@@ -119,4 +120,11 @@ document.addEventListener("visibilitychange", woken);
 addEventListener("online", woken);
 addEventListener("pageshow", (event) => { if (event.persisted) woken(); });
 addEventListener("pagehide", () => { clearTimeout(lostTimer); clearTimeout(retryTimer); });
-if (topics().length) connect();
+
+function begin() {
+  isBegun = true;
+  if (topics().length) connect();
+}
+
+if (isBegun) begin();
+else for (const [place, event] of [[document, "DOMContentLoaded"], [window, "load"]]) place.addEventListener(event, begin, { once: true });
