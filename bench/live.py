@@ -123,6 +123,9 @@ async def measure(product: Product, page: Page, run_id: int, pages: int, seconds
     news = sum(one.messages for one in idle)
     print(f"{len(tasks) + 1} pages, {len(on_time) / seconds:.0f} points a second, {missing} points never shown")
     print(f"web process: {busy / seconds:.0%} of a core; {news} messages to the pages on which nothing happens")
+    if len(on_time) < 2:
+        print("too few points were written and shown in that time: measure for longer (--seconds)")
+        return
     told("point received by a websocket", came, GOAL_MS)
     told("point drawn in Chromium", on_time, GOAL_MS)
 
