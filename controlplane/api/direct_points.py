@@ -52,6 +52,7 @@ async def _answer(run_id: int, key: str, client: str, body: bytes) -> HttpRespon
         actor = await access.recognise_key(key, client)
         if actor is None:
             raise not_valid()
-        return JsonResponse((await writer.store(actor, run_id, body)).facts())
+        stored = await writer.store(actor, run_id, body)
+        return JsonResponse(stored.facts(), content_type="application/json; charset=utf-8")  # as Ninja has it
     except Exception as error:
         return rest_answer(as_pilothouse(error))
