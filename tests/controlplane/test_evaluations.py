@@ -9,7 +9,7 @@ from scipy import stats
 
 from controlplane.errors import ConflictError, ForbiddenError, InvalidInputError, NotFoundError
 from controlplane.kinds.registry import kind_of
-from controlplane.models import Attempt, AuditLine, Checkpoint, Evaluation, Job, Run
+from controlplane.models import Attempt, AuditLine, Checkpoint, Evaluation, Host, Job, Run
 from controlplane.models.access import Actor, KeyLimits, Role
 from controlplane.models.jobs import Status
 from controlplane.services import (
@@ -137,7 +137,7 @@ def follow(run: Run, step: int, sha256: str) -> None:
     """The run's process tells of a checkpoint."""
     (run.folder / f"checkpoints/step-{step}").mkdir(parents=True, exist_ok=True)
     told = ev.Checkpoint(step=step, path=f"checkpoints/step-{step}", bytes=7, manifest_sha256=sha256)
-    attempt = Attempt(job=run.job, number=1)
+    attempt = Attempt(job=run.job, number=1, host=Host.objects.first() or make_host())
     kind_of(run.job).on_events(run.job, attempt, [ev.Event(seq=step, time=1.0, body=told)])
 
 
