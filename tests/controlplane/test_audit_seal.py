@@ -10,6 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.test import Client
+from pytest_django import Settings
 
 from controlplane.models import AuditLine
 from controlplane.models.access import SYSTEM
@@ -94,7 +95,7 @@ def test_lines_cut_off_at_the_end_are_missed(home: Path) -> None:
     assert (home / audit_seal.HEAD_FILE).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_chain_made_anew_with_another_key_is_found_out(settings: pytest.MonkeyPatch) -> None:
+def test_a_chain_made_anew_with_another_key_is_found_out(settings: Settings) -> None:
     write()
     audit_seal.seal_new()
     settings.SECRET_KEY = "somebody else's"
