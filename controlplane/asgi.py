@@ -19,5 +19,8 @@ from controlplane.live.consumers import LiveConsumer  # noqa: E402
 
 sockets = URLRouter([path("ws/live", LiveConsumer.as_asgi())])  # type: ignore[arg-type, list-item] # channels
 application = ProtocolTypeRouter(
-    {"http": BodyLimit(DirectChats(DirectPoints(http))), "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(sockets))}
+    {
+        "http": BodyLimit(DirectChats(DirectPoints(http))),
+        "websocket": AllowedHostsOriginValidator(AuthMiddlewareStack(sockets)),
+    }
 )

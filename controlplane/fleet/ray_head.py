@@ -14,7 +14,12 @@ KNOCK_SECONDS = 5.0
 
 def note_version(node: Node) -> None:
     """The head writes down which Pilothouse this fleet is of."""
-    _ask_head(node.address, node.environment(), product_version())
+    tell(node.address, node.environment(), product_version())
+
+
+def tell(address: str, environment: dict[str, str], version: str) -> None:
+    """Writes a version down at a head. Raises FleetError."""
+    _ask_head(address, environment, version)
 
 
 def check_version(node: Node) -> None:

@@ -51,7 +51,8 @@ def test_what_stays_the_same_is_no_change() -> None:
     ("changes", "path"),
     [
         ({"name": ""}, "name"), ({"name": "x" * 10_000}, "name"), ({"name": "a\nb"}, "name"),
-        ({"name": "a\u202eb"}, "name"), ({"group": "x" * 101}, "group"), ({"notes": "x" * 20_001}, "notes"), ({"tags": ["x" * 51]}, "tags"),
+        ({"name": "a\u202eb"}, "name"), ({"group": "x" * 101}, "group"),
+        ({"notes": "x" * 20_001}, "notes"), ({"tags": ["x" * 51]}, "tags"),
         ({"tags": ["a,b"]}, "tags"), ({"tags": [str(number) for number in range(21)]}, "tags"),
         ({"group": "fine", "tags": ["a\0"]}, "tags"),
     ],

@@ -3,9 +3,13 @@
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from controlplane.fleet import ray_head
+from controlplane.fleet.ray_node import PORT, Node
+from monitoring.system import product_version
 from tests.fleet.cluster import START_SECONDS, Cluster
 from tests.fleet.runs import SECONDS, start_there, steps_of, trainer
 from tests.product import wait_for
@@ -73,3 +77,31 @@ def test_a_lost_hosts_run_goes_on_elsewhere_and_not_twice_when_it_returns(fleet:
     facts = fleet.web.wait_for_run(run["id"], timeout_seconds=SECONDS)
     assert (facts["attempts"], facts["host"]) == (2, fleet.first_host()["name"])
     assert steps_of(fleet, run["id"]) == list(range(1, 1501))
+
+
+def test_who_may_not_join_is_told_why_and_stays_outside(fleet: Cluster, tmp_path: Path) -> None:
+    def join(token: Path, address: str = "") -> tuple[int, str]:
+        place = ["--home", str(tmp_path / "third"), "--token-file", str(token)]
+        done = fleet.second.python("-m", "controlplane.fleet", "join", address or fleet.address, *place)
+        return done.returncode, done.stderr.strip()
+
+    wrong = tmp_path / "wrong"
+    wrong.write_text("0" * 64)
+    assert join(wrong) == (
+        1, f"The fleet at {fleet.address} refuses this machine's token: hand over the head's fleet_token again."
+    )  # fmt: skip
+    wrong.write_text("hello")
+    assert "That is no fleet's token" in join(wrong)[1]
+    assert "Nothing answers at 127.0.0.1:9" in join(fleet.token, "127.0.0.1:9")[1]
+    environment = Node(fleet.web.home, PORT, fleet=fleet.address).environment()
+    try:
+        ray_head.tell(fleet.address, environment, "9.9.9")
+        code, said = join(fleet.token)
+        assert code == 1
+        assert f"the fleet at {fleet.address} 9.9.9: nothing was joined" in said
+        assert "git checkout v9.9.9" in said
+    finally:
+        ray_head.tell(fleet.address, environment, product_version())
+    assert (tmp_path / "third" / "fleet_token").stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / "third" / "agent.lock").exists()
+    assert len(fleet.hosts()) == 2
