@@ -64,7 +64,7 @@ def short_grace(fleet: Cluster) -> Iterator[None]:
 @pytest.mark.fleet
 @pytest.mark.usefixtures("short_grace")
 def test_a_lost_hosts_run_goes_on_elsewhere_and_not_twice_when_it_returns(fleet: Cluster, dataset_id: int) -> None:
-    run = start_there(fleet, dataset_id, "taken over", 1500)
+    run = start_there(fleet, dataset_id, "taken over", 600)
     process = trainer(fleet, run["job_id"])
     with fleet.web.client("read") as client:
         wait_for("a checkpoint", lambda: client.get(f"/api/runs/{run['id']}/checkpoints").json(), SECONDS)
@@ -76,7 +76,7 @@ def test_a_lost_hosts_run_goes_on_elsewhere_and_not_twice_when_it_returns(fleet:
     wait_for("the old process to be ended", lambda: not process.exists(), START_SECONDS)
     facts = fleet.web.wait_for_run(run["id"], timeout_seconds=SECONDS)
     assert (facts["attempts"], facts["host"]) == (2, fleet.first_host()["name"])
-    assert steps_of(fleet, run["id"]) == list(range(1, 1501))
+    assert steps_of(fleet, run["id"]) == list(range(1, 601))
 
 
 def test_who_may_not_join_is_told_why_and_stays_outside(fleet: Cluster, tmp_path: Path) -> None:
