@@ -18,7 +18,7 @@ let socket = null, failures = 0, lostTimer = 0, retryTimer = 0, deafTimer = 0, s
 export function on(topic, handler) {
   if (!handlers.has(topic)) handlers.set(topic, new Set());
   handlers.get(topic).add(handler);
-  if (socket?.readyState === WebSocket.OPEN) subscribe([topic]);
+  if (isOpen()) subscribe([topic]);
   else connect();
   return () => off(topic, handler);
 }
@@ -28,12 +28,16 @@ function off(topic, handler) {
   const left = handlers.get(topic);
   if (!left?.delete(handler) || left.size) return;
   for (const known of [handlers, seen, asked]) known.delete(topic);
-  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ unsubscribe: [topic] }));
+  if (isOpen()) socket.send(JSON.stringify({ unsubscribe: [topic] }));
 }
 
 export function onState(watcher) {
   watchers.add(watcher);
   watcher(state);
+}
+
+function isOpen() {
+  return socket !== null && socket.readyState === WebSocket.OPEN;
 }
 
 function topics() {
@@ -109,7 +113,7 @@ function woken() {
     failures = 0;
     return connect();
   }
-  if (socket.readyState === WebSocket.OPEN && topics().length) {
+  if (isOpen() && topics().length) {
     subscribe(topics());
     clearTimeout(deafTimer);
     deafTimer = setTimeout(() => socket.close(), ANSWER_WITHIN_MS);

@@ -91,9 +91,11 @@ def test_a_conversation_is_a_tree_that_comes_back(served: Product, open_page: Op
     assert said(page) == whole
     assert page.input_value("#chat-temperature") == "1.5"
     page.goto("/chat/conversations")
-    page.fill("#conversation-search", "nothing like it")
-    expect(page.locator("#conversation-rows")).to_contain_text("No title holds")
-    page.fill("#conversation-search", "MASTS")
+    page.fill("#table-search", "nothing like it")
+    page.press("#table-search", "Enter")
+    expect(page.locator("#conversation-rows")).to_contain_text("Nothing is like that")
+    page.fill("#table-search", "MASTS")
+    page.press("#table-search", "Enter")
     expect(page.get_by_role("link", name="A first question about masts")).to_be_visible()
     page.get_by_role("button", name="Rename").click()
     page.fill("#rename-text", "Masts")

@@ -92,9 +92,9 @@ def test_single_keys_lead_to_places_and_none_counts_while_one_types(open_page: O
     page.keyboard.type("grnq?/")
     expect(page.locator("#name")).to_have_value("grnq?/")
     assert page.url.endswith("/datasets/upload")
-    page.goto("/chat/conversations")
+    page.goto("/chat/conversations?q=masts")
     page.keyboard.press("/")
-    expect(page.locator("#conversation-search")).to_be_focused()
+    expect(page.locator("#table-search")).to_be_focused()
 
 
 def test_the_help_sheet_keeps_the_focus_and_gives_it_back(open_page: OpenPage) -> None:

@@ -96,9 +96,13 @@ def test_the_page_power_sets_all_and_persistence_mode_and_shows_what_was_read_ba
     switch.get_by_role("button", name="On").click()
     expect(switch.get_by_role("button", name="On")).to_have_attribute("aria-pressed", "true")
     with product.client("read") as client:
-        shown = client.get("/api/settings/power_profile").json()
-    assert shown["current"] == "normal"
-    assert [gpu["persistence"]["wanted"] for gpu in shown["gpus"]] == [None, True]
+
+        def wanted() -> list[bool | None]:
+            gpus = client.get("/api/settings/power_profile").json()["gpus"]
+            return [gpu["persistence"]["wanted"] for gpu in gpus]
+
+        wait_for("the wish to be stored", lambda: wanted() == [None, True], 15)  # a press shows before that
+        assert client.get("/api/settings/power_profile").json()["current"] == "normal"
 
 
 def test_a_schedule_by_the_form_and_its_refusal(product: Product, open_page: OpenPage) -> None:

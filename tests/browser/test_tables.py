@@ -50,6 +50,7 @@ def test_filter_order_next_page_reload_and_back_on_every_table(open_page: OpenPa
         sort = asked(page)["sort"]
         expect(page.locator("th[aria-sort]")).to_have_count(1)
         first = shown(page)
+        expect(page.get_by_role("link", name="Next page"), page.url).to_be_visible()
         page.get_by_role("link", name="Next page").click()
         page.wait_for_url(re.compile("after="))
         behind = shown(page)
