@@ -4,11 +4,12 @@ With the machine's name it says which host an agent is, whatever its address, it
 that two machines share (one file system) has one id: nothing need be copied between them.
 """
 
+import fcntl
 import os
 import uuid
 from pathlib import Path
 
-from monitoring.files import sync_folder
+from monitoring.files import write_bytes
 
 HOME_ID_FILE = "home_id"
 
@@ -19,21 +20,15 @@ def home_id(home: Path) -> str:
     if (found := _read(path)) is not None:
         return found
     home.mkdir(parents=True, exist_ok=True)
-    temporary = home / f".{HOME_ID_FILE}.{os.getpid()}.{uuid.uuid4().hex}"
-    temporary.write_text(f"{uuid.uuid4().hex}\n")
+    folder = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if path.exists():  # what is in it is no id: a disk was full, or somebody wrote into it
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)
-    except FileExistsError:
-        pass  # another one was faster
+        fcntl.flock(folder, fcntl.LOCK_EX)  # let go of when the folder is closed, however this ends
+        found = _read(path)  # another one was faster
+        if found is None:  # nothing is there, or what is no id: a disk was full, or somebody wrote into it
+            found = uuid.uuid4().hex
+            write_bytes(path, f"{found}\n".encode())
     finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(home)
-    found = _read(path)
-    if found is None:
-        raise OSError(f"{path} can't be read: delete it.")
+        os.close(folder)
     return found
 
 

@@ -147,7 +147,9 @@ def test_checkpoints_come_in_order_with_the_best_marked(user: Client) -> None:
     assert [(item["step"], item["eval_loss"], item["is_best"]) for item in listed] == [
         (10, 0.5, True), (20, 1.0, False), (30, 2.0, False)
     ]  # fmt: skip
-    assert set(listed[0]) == {"step", "loss", "eval_loss", "bytes", "created_at", "is_best", "is_kept", "is_pinned"}
+    assert set(listed[0]) == {
+        "step", "loss", "eval_loss", "bytes", "created_at", "is_best", "is_kept", "is_pinned", "coming_from",
+    }  # fmt: skip
 
 
 def test_a_checkpoint_becomes_a_model_by_a_job(user: Client) -> None:

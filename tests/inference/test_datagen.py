@@ -66,7 +66,7 @@ def test_answers_are_given_anew(model: Path, tmp_path: Path) -> None:
     told = "dropped were 1 as duplicate, 1 for an error, 1 as unreadable"
     assert found.bodies("log")[-1].text == f"ends with 4 of 7: the seeds are used up, {told}"
     assert [body.name for body in found.bodies("phase")] == ["launching", "active"]
-    assert {body.unit for body in found.bodies("progress")} == {"steps", "examples"}
+    assert {body.unit for body in found.bodies("progress")} == {"steps", "tensors", "examples"}
 
 
 def test_prompts_are_said_anew_and_their_answers_kept(model: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_the_figures_are_those_of_all_rows(first: Evaluated) -> None:
     assert found["perplexity"] == pytest.approx(2.718281828 ** found["loss"], rel=1e-6)
     assert found["generated_tokens"] > 100
     progress = [event.body for event in first.events if event.body.kind == "progress"]
-    assert {body.unit for body in progress} == {"steps", "rows"}  # type: ignore[union-attr]
+    assert {body.unit for body in progress} == {"steps", "tensors", "rows"}  # type: ignore[union-attr]
 
 
 def test_losses_are_what_training_would_report(first: Evaluated, loaded: LoadedModel) -> None:
