@@ -245,15 +245,15 @@ def launch(attempt: Attempt) -> None:
         if error.code == "superseded":
             ingest.drop(attempt)
         elif error.code not in TRY_AGAIN:
-            ingest.fail_before_launch(job.pk, error.code, error.message, error.fix)
+            ingest.fail_before_launch(attempt, error.code, error.message, error.fix)
         return
     except PilothouseError as error:
-        ingest.fail_before_launch(job.pk, error.code, error.message, "")
+        ingest.fail_before_launch(attempt, error.code, error.message, "")
         return
     except Exception as error:  # a row that nobody foresaw must not stop all others, now and after each restart
         log.exception("job %s can't be launched", job.pk)
         message = f"It can't be launched: {type(error).__name__}: {error}"
-        ingest.fail_before_launch(job.pk, "internal", message, "The web server's log has more.")
+        ingest.fail_before_launch(attempt, "internal", message, "The web server's log has more.")
         return
     if is_launched:
         Attempt.objects.filter(pk=attempt.pk).update(launched=True)

@@ -18,7 +18,7 @@ from controlplane.models import Attempt, Host
 from controlplane.models.access import SYSTEM
 from controlplane.models.hosts import OnLoss
 from controlplane.models.jobs import Desired, Status
-from controlplane.services import ingest, jobs, settings
+from controlplane.services import artefacts, ingest, jobs, settings
 from controlplane.services.access import audit
 
 log = logging.getLogger(__name__)
@@ -89,13 +89,16 @@ def welcome(host: Host) -> None:
 def resumes_elsewhere(attempt: Attempt) -> bool:
     """Whether a lost attempt's job is taken from its host.
 
-    Never where two hosts share its home: there the old process, if it lives, would write into the new one's folders.
+    Never where others see its folders (two hosts share its home, or it sees the library): there the old process, if it
+    lives, would write into the new one's.
     Nor one that its owner has asked to end or that is bound to this host: it waits, and the wish with it.
     """
     host, job = attempt.host, attempt.job
     if job.desired != Desired.RUN or job.is_pinned:
         return False
     if host.home_id and Host.objects.filter(home_id=host.home_id).exclude(pk=host.pk).exists():
+        return False
+    if not artefacts.is_apart(host):
         return False
     return (host.on_loss or settings.get("fleet.on_host_loss")) == OnLoss.RESUME
 

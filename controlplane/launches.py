@@ -3,6 +3,7 @@
 A launch takes as long as its host takes to start a process, and a host that hangs must hold up no other.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from functools import partial
 from controlplane import threads
 from controlplane.kept_connections import keep_sound
 from controlplane.models import Attempt
+
+log = logging.getLogger(__name__)
 
 
 class Launches:
@@ -42,6 +45,8 @@ class Launches:
             keep_sound()
             try:
                 self._launch(attempt)
+            except Exception:  # the host's other attempts must be launched; this one is tried again
+                log.exception("launching attempt %s of job %s stumbled", attempt.number, attempt.job_id)
             finally:
                 with self._lock:
                     self._known.discard(attempt.pk)

@@ -48,16 +48,23 @@ def seal_new() -> int:
 
 def _seal_some() -> int:
     with transaction.atomic():
-        last = AuditLine.objects.exclude(seal_number=None).order_by("-seal_number").first()
+        number, seal = _end_of_chain()
         lines = list(AuditLine.objects.filter(seal_number=None).order_by("id")[:AT_ONCE])
         for line in lines:
-            line.seal_number = (last.seal_number or 0) + 1 if last else 1
-            line.seal = _seal(line, last.seal if last else "")
-            last = line
+            number = line.seal_number = number + 1
+            seal = line.seal = _seal(line, seal)
         AuditLine.objects.bulk_update(lines, ["seal_number", "seal"])
-    if lines and last:
-        write_json(_head_path(), {"number": last.seal_number, "seal": last.seal}, mode=0o600)
+    if lines:
+        write_json(_head_path(), {"number": number, "seal": seal}, mode=0o600)
     return len(lines)
+
+
+def _end_of_chain() -> tuple[int, str]:
+    """The last number and seal. Where lines were cut off, those that the home knows of: the gap must stay one."""
+    last = AuditLine.objects.exclude(seal_number=None).order_by("-seal_number").first()
+    number, seal = (last.seal_number or 0, last.seal) if last else (0, "")
+    head = _head()
+    return (head["number"], head["seal"]) if head and head["number"] > number else (number, seal)
 
 
 def examine() -> Finding:

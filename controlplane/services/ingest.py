@@ -304,10 +304,17 @@ def _tell_noun(job: Job, error: dict[str, str]) -> None:
         log.exception("job %s: its kind could not be told that it has failed", job.pk)
 
 
-def fail_before_launch(job_id: int, code: str, message: str, fix: str) -> None:
-    """A job that couldn't be launched, for a reason that won't go away by itself."""
+def fail_before_launch(attempt: Attempt, code: str, message: str, fix: str) -> None:
+    """A job that couldn't be launched, for a reason that won't go away by itself.
+
+    Where the job has gone on without this attempt meanwhile (its host was lost), only the attempt ends.
+    """
     error = {"code": code, "message": message, "fix": fix}
     with transaction.atomic():
-        job = jobs.transition(job_id, Status.FAILED, reason=message, error=error)
-        Attempt.objects.filter(job_id=job_id, ended_at=None).update(ended_at=timezone.now(), error=error)
+        found = jobs.get(attempt.job_id)
+        if found.status != Status.RUNNING or found.attempt_count != attempt.number:
+            drop(attempt)
+            return
+        job = jobs.transition(attempt.job_id, Status.FAILED, reason=message, error=error)
+        Attempt.objects.filter(job_id=attempt.job_id, ended_at=None).update(ended_at=timezone.now(), error=error)
         _tell_noun(job, error)

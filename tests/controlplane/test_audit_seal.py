@@ -92,6 +92,9 @@ def test_lines_cut_off_at_the_end_are_missed(home: Path) -> None:
     audit_seal.seal_new()
     AuditLine.objects.filter(seal_number__gt=3).delete()
     assert audit_seal.examine().fault == "Lines 4 to 5 were cut off at the end."
+    write(2)
+    audit_seal.seal_new()
+    assert audit_seal.examine().fault == "Line 4 is missing: the next one is line 6."  # the gap stays one
     assert (home / audit_seal.HEAD_FILE).stat().st_mode & 0o777 == 0o600
 
 

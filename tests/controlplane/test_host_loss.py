@@ -2,6 +2,7 @@
 
 import time
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.utils import timezone
@@ -65,6 +66,14 @@ def heard(host: Host) -> None:
     Host.objects.filter(pk=host.pk).update(last_seen_at=timezone.now())
 
 
+def make_apart(name: str, **fields: Any) -> Host:
+    """A host with a home that nobody else sees."""
+    host = make_host(name, **fields)
+    host.facts["home_id"] = "f" * 32
+    host.save(update_fields=["facts"])
+    return host
+
+
 def test_a_silent_hosts_jobs_wait_as_lost_and_go_on_when_it_returns(clock: Clock, absent: AbsentHost) -> None:
     host = make_host("away")
     attempt = running_on(host)
@@ -84,7 +93,7 @@ def test_a_silent_hosts_jobs_wait_as_lost_and_go_on_when_it_returns(clock: Clock
 
 
 def test_a_lost_job_goes_on_elsewhere_and_its_old_process_is_fenced(clock: Clock, absent: AbsentHost) -> None:
-    host = make_host("away", on_loss="resume")
+    host = make_apart("away", on_loss="resume")
     attempt = running_on(host)
     watch = host_loss.LossWatch()
     watch.look()
@@ -106,9 +115,9 @@ def test_a_lost_job_goes_on_elsewhere_and_its_old_process_is_fenced(clock: Clock
     assert jobs.get(job.pk).status == Status.RUNNING
 
 
-@pytest.mark.parametrize("hold", ["desired", "pinned", "shared home", "setting"])
+@pytest.mark.parametrize("hold", ["desired", "pinned", "shared home", "sees the library", "setting"])
 def test_what_must_not_go_on_elsewhere_waits(clock: Clock, absent: AbsentHost, hold: str) -> None:
-    host = make_host("away", on_loss="wait" if hold == "setting" else "resume", home_id="a" * 32)
+    host = make_apart("away", on_loss="wait" if hold == "setting" else "resume", home_id="a" * 32)
     attempt = running_on(host)
     if hold == "desired":
         jobs.cancel(SYSTEM, attempt.job_id)
@@ -116,6 +125,8 @@ def test_what_must_not_go_on_elsewhere_waits(clock: Clock, absent: AbsentHost, h
         Job.objects.filter(pk=attempt.job_id).update(is_pinned=True)
     if hold == "shared home":
         make_host("twin", home_id="a" * 32)
+    if hold == "sees the library":
+        Host.objects.filter(pk=host.pk).update(shared_files={"here": "/", "there": "/mnt"})
     watch = host_loss.LossWatch()
     watch.look()
     watch_for(watch, clock, 70)
@@ -146,7 +157,7 @@ def test_a_stop_given_while_the_host_is_away_applies_when_it_returns(absent: Abs
 
 
 def test_time_in_which_nobody_looked_is_not_the_hosts_silence(clock: Clock, absent: AbsentHost) -> None:
-    attempt = running_on(make_host("there", on_loss="resume"))
+    attempt = running_on(make_apart("there", on_loss="resume"))
     watch = host_loss.LossWatch()
     watch.look()
     clock.now += 3600  # this process was stopped, or its machine slept
@@ -158,7 +169,7 @@ def test_time_in_which_nobody_looked_is_not_the_hosts_silence(clock: Clock, abse
 def test_without_a_way_to_the_fleet_no_host_of_it_is_lost(
     clock: Clock, absent: AbsentHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attempt = running_on(make_host("far", carrier="ray", on_loss="resume"))
+    attempt = running_on(make_apart("far", carrier="ray", on_loss="resume"))
 
     class Down:
         is_up = False
@@ -173,7 +184,7 @@ def test_without_a_way_to_the_fleet_no_host_of_it_is_lost(
 def test_a_clock_that_is_an_hour_off_is_told_and_loses_nothing(
     clock: Clock, absent: AbsentHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host = make_host("ahead", on_loss="resume")
+    host = make_apart("ahead", on_loss="resume")
     attempt = running_on(host)
     now = time.time()
     poll = absent.poll
