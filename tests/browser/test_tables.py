@@ -18,7 +18,7 @@ PAGES = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def _rows(product: Product) -> Iterator[None]:
     """A page of rows and three more in each table."""
     product.python("-m", "tests.browser.filled_tables", NAME, str(COUNT))
