@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import DatabaseError
+from django.db import Error
 
 from controlplane.databases import several
 from controlplane.dispatch import Dispatcher
@@ -71,7 +71,7 @@ class Leader:
     def _take(self) -> Held | None:
         try:
             return leases.take(DISPATCHER, self.name)
-        except DatabaseError as error:
+        except Error as error:
             log.warning("the data base doesn't say who dispatches: %s", str(error).strip())
             return None
         finally:
@@ -90,7 +90,7 @@ class Leader:
         if self._stopping.is_set():
             try:
                 lease.release()
-            except DatabaseError as error:  # it runs out by itself
+            except Error as error:  # it runs out by itself
                 log.warning("the lease could not be given up: %s", str(error).strip())
 
     def _hold(self, lease: Held) -> None:
@@ -100,7 +100,7 @@ class Leader:
             try:
                 lease.renew()
                 pause = RENEW_SECONDS
-            except DatabaseError as error:
+            except Error as error:
                 log.warning("the lease could not be renewed yet: %s", str(error).strip())
                 pause = AGAIN_SECONDS
             finally:

@@ -9,7 +9,7 @@ import threading
 from datetime import timedelta
 from typing import Any
 
-from django.db import DatabaseError
+from django.db import Error
 from django.db.models.functions import Now
 
 from controlplane.kept_connections import keep_sound, let_go
@@ -48,14 +48,16 @@ class Neighbourhood:
             try:
                 tell(self.name)
                 listen(self.name)
-            except DatabaseError as error:
+            except Error as error:
                 log.warning("the other web processes are not heard of: %s", str(error).strip())
+            except Exception:  # this loop must live; a process of another version may say other things
+                log.exception("what the other web processes tell isn't understood")
             finally:
                 keep_sound()
             self._stopping.wait(TELL_SECONDS)
         try:
             WebProcess.objects.filter(name=self.name).delete()
-        except DatabaseError as error:  # the others see by its age that it has gone
+        except Error as error:  # the others see by its age that it has gone
             log.warning("this web process can't say that it ends: %s", str(error).strip())
         let_go()
 

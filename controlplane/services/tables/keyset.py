@@ -209,8 +209,8 @@ def _cut(rows: "QuerySet[Any]", question: Question, cursor: Cursor | None, size:
     nulls: Mapping[str, Any] = {} if is_full else {"nulls_first": True} if backwards else {"nulls_last": True}
     key = F("sort_value")
     rows = rows.order_by(key.desc(**nulls) if is_down else key.asc(**nulls), "-pk" if is_down else "pk")
-    listed = _whole(question, dict(rows.values_list("pk", "sort_value")[: size + 1]))
-    more, listed = len(listed) > size, listed[:size]
+    keys = list(rows.values_list("pk", "sort_value")[: size + 1])
+    more, listed = len(keys) > size, _whole(question, dict(keys[:size]))
     if backwards:
         listed.reverse()
     shown: Page[Any] = Page(listed)
