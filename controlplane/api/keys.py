@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponseForbidden
 from django.middleware.csrf import CsrfViewMiddleware
 from ninja.security import APIKeyCookie, APIKeyHeader, HttpBearer
 
+from controlplane import doors
 from controlplane.errors import ForbiddenError, NotAuthenticatedError
 from controlplane.models import User
 from controlplane.models.access import Actor
@@ -32,6 +33,7 @@ def _by_key(request: HttpRequest, plain: str | None) -> Actor | None:
     actor = access.authenticate_key(plain.strip(), _address(request))
     if actor is None:
         raise not_valid()
+    doors.require_for_call(actor, request)
     request.actor = actor  # type: ignore[attr-defined]
     return actor
 
@@ -97,6 +99,7 @@ class BrowserSession(APIKeyCookie):
         if person.must_change_password:
             raise ForbiddenError("Change the one-time password first: log in with a browser.")
         actor = person.actor(_address(request))
+        doors.require_for_call(actor, request)
         request.actor = actor  # type: ignore[attr-defined]
         return actor
 

@@ -5,13 +5,22 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect, JsonResponse
+from django.http import (
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+    JsonResponse,
+)
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 
+from controlplane import doors
 from controlplane.errors import PilothouseError
 from controlplane.kept_connections import give_back
+from controlplane.pages.actors import actor
 
 PAGES_PACKAGE = "controlplane.pages."
 
@@ -35,9 +44,17 @@ class PagesMiddleware:
 
     def process_view(
         self, request: HttpRequest, view: Callable[..., HttpResponseBase], _args: object, _kwargs: object
-    ) -> None:
-        """Notes whether the address is one of our pages: the API translates its own errors."""
+    ) -> HttpResponseBase | None:
+        """Shuts the doors of pages before a view begins. The API has its own, and translates its own errors."""
         request.is_page = view.__module__.startswith(PAGES_PACKAGE)  # type: ignore[attr-defined]
+        match = request.resolver_match
+        if not request.is_page or match is None or not request.user.is_authenticated:  # type: ignore[attr-defined]
+            return None
+        try:
+            is_taken = doors.require_for_page(actor(request), match.url_name or "", request.method or "")
+        except PilothouseError as error:
+            return self.process_exception(request, error)
+        return None if is_taken else HttpResponseNotAllowed(doors.SAFE)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponseBase | None:
         """A refusal of a service: beside the button that asked where there was one, else as an error page."""
