@@ -95,3 +95,10 @@ class RateLimitedError(UnavailableError):
         super().__init__(message, retry_after_seconds)
         self.what = what
         self.headers = headers
+
+
+class TooManyGuessesError(UnavailableError):
+    """Too many wrong keys came from there."""
+
+    status_code = 429
+    code = "too_many_guesses"

@@ -13,6 +13,7 @@ PILOTHOUSE_BEHIND_PROXY   `yes`: a proxy with TLS stands before it, and it alone
 import os
 import secrets
 import sys
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.humanize",
     "django.contrib.staticfiles",
+    "axes",
     "channels",
     "csp",
     "django_htmx",
@@ -125,6 +127,17 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 CHANNEL_LAYERS: dict[str, Any] = {"default": _channel_layer()}
 
 AUTH_USER_MODEL = "controlplane.User"
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # a name alone: anybody could shut its owner out
+AXES_CLIENT_IP_CALLABLE = "controlplane.services.guesses.network_of"
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # the moment that the page names must stay true
+AXES_DISABLE_ACCESS_LOG = True  # the audit log and `last_login` tell of logins
+AXES_ENABLE_ADMIN = AXES_VERBOSE = False
+AXES_SENSITIVE_PARAMETERS = ["username", "password", "csrfmiddlewaretoken"]
+SILENCED_SYSTEM_CHECKS = ["axes.W001"]  # its middleware would put a page of its own in the place of ours
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
@@ -138,6 +151,7 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = BEHIND_PROXY
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_HSTS_SECONDS = 365 * 86_400 if BEHIND_PROXY else 0  # sent with what came by TLS alone
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {
@@ -195,5 +209,10 @@ LOGGING = {
         },
     },
     "root": {"handlers": ["console", "web"], "level": os.environ.get("PILOTHOUSE_LOG_LEVEL", "INFO")},
-    "loggers": {"httpx": {"level": "WARNING"}, "daphne": {"level": "WARNING"}, "psycopg.pool": {"level": "ERROR"}},
+    "loggers": {
+        "httpx": {"level": "WARNING"},
+        "axes": {"level": "ERROR"},
+        "daphne": {"level": "WARNING"},
+        "psycopg.pool": {"level": "ERROR"},
+    },
 }

@@ -35,7 +35,8 @@ _OPENAI_TYPES = {
     400: ("invalid_request_error", "invalid_value"), 401: ("authentication_error", "invalid_api_key"),
     403: ("permission_error", "forbidden"), 404: ("invalid_request_error", "not_found"),
     405: ("invalid_request_error", "method_not_allowed"),
-    413: ("invalid_request_error", "too_large"), 503: ("server_error", "engine_unavailable"),
+    413: ("invalid_request_error", "too_large"),
+    429: ("authentication_error", "too_many_guesses"), 503: ("server_error", "engine_unavailable"),
 }  # fmt: skip
 
 

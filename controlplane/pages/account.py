@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 
 from controlplane.pages.actors import person
 from controlplane.pages.forms.people import LoginForm, PasswordForm
-from controlplane.services import access
+from controlplane.services import access, guesses
 
 
 class Login(LoginView):
@@ -25,7 +25,7 @@ class Login(LoginView):
     def form_invalid(self, form: Any) -> HttpResponse:
         """The form again, with the status that says so to programs."""
         response = super().form_invalid(form)
-        response.status_code = 422
+        response.status_code = 429 if guesses.is_locked(self.request) else 422
         return response
 
 

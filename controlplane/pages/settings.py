@@ -18,7 +18,7 @@ from controlplane.pages.forms.edits import one_at_a_time
 from controlplane.pages.forms.people import KeyForm, LimitsForm, PersonForm
 from controlplane.pages.setting_values import put_as_seen, setting_id
 from controlplane.pages.tables import shown
-from controlplane.services import access, audit_seal, health, models, settings, usage
+from controlplane.services import access, audit_seal, guesses, health, models, settings, usage
 from controlplane.services.tables import audit as audit_table
 from controlplane.services.tables import keys as key_table
 
@@ -44,14 +44,24 @@ def people(request: HttpRequest) -> HttpResponse:
         except (ConflictError, InvalidInputError) as error:
             form.add_error("username", error.message)
     rows = User.objects.order_by("username")
-    context = {"form": form, "rows": rows, "made": made, "password": password, "roles": ROLE_CHOICES}
+    context = {
+        "form": form,
+        "rows": rows,
+        "locked": guesses.locked_names(),
+        "made": made,
+        "password": password,
+        "roles": ROLE_CHOICES,
+    }
     return render(request, "settings/people.html", context, status=422 if form.errors else 200)
 
 
 @require_POST
 def person_change(request: HttpRequest, user_id: int) -> HttpResponse:
-    """Another role for somebody, or their account switched off or on."""
-    if "active" in request.POST:
+    """Another role for somebody, or their account switched off or on, or open again after wrong passwords."""
+    if "unlock" in request.POST:
+        user = guesses.unlock(actor(request), user_id)
+        messages.success(request, f"{user.get_username()} may try to log in again.")
+    elif "active" in request.POST:
         user = access.set_active(actor(request), user_id, request.POST["active"] == "yes")
         messages.success(request, f"{user.get_username()} may {'' if user.is_active else 'no longer '}log in.")
     else:

@@ -15,6 +15,7 @@ from controlplane.legible import is_legible
 from controlplane.models import ApiKey, AuditLine, LanguageModel, User
 from controlplane.models.access import NO_LIMITS, SYSTEM, Actor, KeyLimits, Role
 from controlplane.recall import memory
+from controlplane.services.wrong_keys import wrong_keys
 from monitoring.files import write_bytes
 
 KEY_PREFIX = "ph_"
@@ -109,15 +110,26 @@ def get_key(actor: Actor, key_id: int) -> ApiKey:
 
 
 def authenticate_key(plain: str, address: str = "") -> Actor | None:
-    """The actor of a valid key, or None. The look-up is by hash, so its time tells nothing of the key."""
-    return _actor(_used(_hash(plain)), address)
+    """The actor of a valid key, or None. The look-up is by hash, so its time tells nothing of the key.
+
+    Raises TooManyGuessesError where too many wrong ones came from there.
+    """
+    hashed = _hash(plain)
+    wrong_keys.check(address, hashed)
+    return _heeded(_actor(_used(hashed), address), hashed, address)
 
 
 async def recognise_key(plain: str, address: str = "") -> Actor | None:
     """The same on an event loop, without the data base as long as nothing in that has changed."""
     hashed = _hash(plain)
+    wrong_keys.check(address, hashed)
     key = await memory.told(("key", hashed), partial(_used, hashed), lambda key: not _is_use_due(key))
-    return _actor(key, address)
+    return _heeded(_actor(key, address), hashed, address)
+
+
+def _heeded(actor: Actor | None, hashed: str, address: str) -> Actor | None:
+    wrong_keys.note(address, hashed, actor is not None)
+    return actor
 
 
 def _actor(key: ApiKey | None, address: str) -> Actor | None:

@@ -10,6 +10,7 @@ from controlplane.models import User
 from controlplane.models.access import ROLE_CHOICES, KeyLimits
 from controlplane.pages.forms.base import PageForm, dress
 from controlplane.pages.forms.edits import EditForm
+from controlplane.services import guesses
 from controlplane.services.access import MOST_A_MINUTE
 
 ROLE_WORDS = {
@@ -32,6 +33,17 @@ class LoginForm(AuthenticationForm):
         self.fields["username"].label = "Name"
         for field in self.fields.values():
             dress(field.widget)
+
+    def get_invalid_login_error(self) -> forms.ValidationError:
+        """Why nobody was let in, and when to try again after too many wrong passwords."""
+        if self.request is None or not guesses.is_locked(self.request):
+            return super().get_invalid_login_error()
+        minutes = guesses.minutes_locked(str(self.cleaned_data["username"]), self.request)
+        return forms.ValidationError(
+            f"There were too many wrong passwords for this name. Try again in {minutes} minutes, or ask an admin to "
+            "unlock it.",
+            code="locked",
+        )
 
 
 if TYPE_CHECKING:
