@@ -137,7 +137,7 @@ AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False  # the moment that the pag
 AXES_DISABLE_ACCESS_LOG = True  # the audit log and `last_login` tell of logins
 AXES_ENABLE_ADMIN = AXES_VERBOSE = False
 AXES_SENSITIVE_PARAMETERS = ["username", "password", "csrfmiddlewaretoken"]
-SILENCED_SYSTEM_CHECKS = ["axes.W001"]  # its middleware would put a page of its own in the place of ours
+SILENCED_SYSTEM_CHECKS = ["axes.W002"]  # its middleware would put a page of its own in the place of ours
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},

@@ -323,7 +323,7 @@ def decode_event(line: str | bytes) -> Event:
         return Event(seq=int(whole["seq"]), time=float(whole["time"]), body=body_type(**fields))
     except MalformedEventError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise MalformedEventError(f"not an event: {type(error).__name__} {error}") from error
 
 

@@ -52,11 +52,11 @@ def installed() -> dict[str, Distribution]:
 def licence_of(package: Distribution) -> str:
     """What a package says of its licence: the expression, else the classifiers, else the first line of the field."""
     about = package.metadata
-    if expression := about.get("License-Expression"):
-        return str(expression)
+    if expressions := about.get_all("License-Expression"):
+        return str(expressions[0])
     classifiers = [line for line in about.get_all("Classifier") or () if line.startswith("License ::")]
     told = "; ".join(line.rpartition(" :: ")[2] for line in classifiers)
-    return told or str(about.get("License") or "").strip().partition("\n")[0]
+    return told or "".join(about.get_all("License") or ()).strip().partition("\n")[0]
 
 
 def faults(licences: dict[str, str]) -> dict[str, str]:
