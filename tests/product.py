@@ -94,7 +94,7 @@ class Product:
 
     def start_web(self, port: int | None = None) -> None:
         """Starts the web server (on the port that it had before, so that browsers come back); it answers afterwards."""
-        assert self._web is None or self._web.poll() is not None, "the web server runs already"
+        assert not self.web_runs, "the web server runs already"
         port = self.port if port is None else port
         said = self.home / "logs" / "web-console.log"
         begin = said.stat().st_size if said.exists() else 0
@@ -114,6 +114,11 @@ class Product:
 
         self.legacy_url, self.url = wait_for("the web server", addresses, START_SECONDS)
         self.port = int(self.url.rpartition(":")[2])
+
+    @property
+    def web_runs(self) -> bool:
+        """Whether the web server has been started and has not ended."""
+        return self._web is not None and self._web.poll() is None
 
     @property
     def web_pid(self) -> int:
@@ -150,7 +155,7 @@ class Product:
 
     def close(self) -> None:
         """Ends web server, jobs and agent. Raises AssertionError when anything outlives that."""
-        if self._web is not None and self._web.poll() is None:
+        if self.web_runs:
             self.stop_web()
         if any("monitoring" in " ".join(process.info["cmdline"] or ()) for process in self.processes()):
             stop = [sys.executable, "-m", "monitoring", "stop", "--home", str(self.home), "--jobs", "--deadline", "20"]

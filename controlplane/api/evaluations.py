@@ -16,6 +16,7 @@ from controlplane.api.schemas.evaluations import (
     Promote,
     Promotion,
     PromotionList,
+    RunEvaluations,
 )
 from controlplane.api.schemas.jobs import ModelJob
 from controlplane.api.schemas.tables import EvaluationQuery
@@ -157,7 +158,7 @@ def _entry(entry: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@router.post("/runs/{int:run_id}/evaluations", response={201: EvaluationList})
+@router.post("/runs/{int:run_id}/evaluations", response={201: RunEvaluations})
 def evaluate_checkpoints(
     request: ActorRequest, run_id: int, payload: EvaluateCheckpoints | None = None
 ) -> Status[dict[str, Any]]:
@@ -167,7 +168,7 @@ def evaluate_checkpoints(
     return Status(201, {"evaluations": [evaluations.facts(row) for row in made]})
 
 
-@router.get("/runs/{int:run_id}/evaluations", response=EvaluationList)
+@router.get("/runs/{int:run_id}/evaluations", response=RunEvaluations)
 def list_of_run(request: ActorRequest, run_id: int) -> dict[str, Any]:
     """The newest evaluation of each checkpoint of a run, by step."""
     found = evaluations.of_run(runs.get(run_id))

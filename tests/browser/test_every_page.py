@@ -44,7 +44,7 @@ Turns are some three times what a busy machine counted: a plain page takes 20 to
 BUDGETS = dict.fromkeys(
     ("/", "/runs/new", "/runs/{run}/", "/runs/{sent}/", "/runs/compare", FILLED, "/hosts/{host}/"), DRAWN
 ) | {
-    "/api/docs": Budget(kilobytes=900, requests=12, turns=1000),  # Swagger UI
+    "/api/docs": Budget(kilobytes=900, requests=12, turns=2400),  # Swagger UI: 800 to 1,014 turns were counted
 }
 EXTREMES: dict[str, ViewportSize] = {
     "wide": {"width": 3840, "height": 2160},

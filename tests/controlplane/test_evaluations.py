@@ -174,6 +174,18 @@ def test_other_runs_checkpoints_are_evaluated_when_somebody_asks() -> None:
     assert asked_of(run) == []
 
 
+def test_the_api_asks_for_them_and_lists_them() -> None:
+    run = run_that_asks(is_asked=False)
+    follow(run, 10, "a")
+    address, client = f"/api/runs/{run.pk}/evaluations", client_of("use")
+    assert client.get(address).json() == {"evaluations": []}
+    asked = client.post(address, {}, "application/json")
+    assert asked.status_code == 201, asked.content
+    listed = client.get(address).json()["evaluations"]
+    assert [row["checkpoint_step"] for row in listed] == [10]
+    assert listed == asked.json()["evaluations"]
+
+
 def test_checkpoints_that_wait_do_not_fill_the_disk() -> None:
     run = run_that_asks()
     for step in range(1, evaluations_following.MOST_WAITING + 3):

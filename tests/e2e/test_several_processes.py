@@ -1,6 +1,6 @@
 """Two web processes on a real PostgreSQL and a real Redis: one dispatches, both show it live, either may be lost.
 
-The tests follow each other on one product, in the order in which they stand: each begins and ends with both processes.
+The tests share one product, in any order: each begins with both processes, whatever the one before has ended.
 """
 
 import json
@@ -69,28 +69,42 @@ class Web:
         """Its process."""
         return self._process.pid
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        self._process.kill()
-        self._process.wait(STOP_SECONDS)
+    @property
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
 
     def stop(self) -> None:
         """Ends it as Ctrl-C does."""
-        if self._process.poll() is None:
+        if self.runs:
             self._process.send_signal(signal.SIGINT)
             self._process.wait(STOP_SECONDS)
 
 
 class House:
-    """A product of two web processes and its two servers."""
+    """A product of two web processes and its two servers, and a dataset in it."""
 
     def __init__(self, product: Product, second: Web, postgres: PostgresServer, redis: RedisServer) -> None:
         self.product, self.second, self.postgres, self.redis = product, second, postgres, redis
+        rows = write_style_dataset(product.home.parent / "style.jsonl", rows=80, seed=7)
+        self.dataset_id: int = product.upload(rows, "several")["id"]
+
+    def make_whole(self) -> None:
+        """Starts what has ended."""
+        if not self.product.web_runs:
+            self.product.start_web()
+        if not self.second.runs:
+            self.second.start()
+        self.dispatcher()
 
     def dispatching(self) -> int | None:
         """The pid of the process that holds the lease."""
         rows = self.product.rows("SELECT holder FROM controlplane_lease WHERE expires_at > clock_timestamp()")
         return int(rows[0][0].split("(pid ")[1].split(",")[0]) if rows else None
+
+    def dispatcher(self) -> int:
+        """The same, once there is one; it is one of the two."""
+        return wait_for("one of the two to dispatch", lambda: (pid := self.dispatching()) in self.urls() and pid, 20)
 
     def token(self) -> int:
         """The number of the lease: each holder has another."""
@@ -99,10 +113,6 @@ class House:
     def urls(self) -> dict[int, str]:
         """The two processes' addresses, by pid."""
         return {self.product.web_pid: self.product.url, self.second.pid: self.second.url}
-
-    def let_dispatch(self, pid: int) -> None:
-        """Waits until this one does; the other must have ended before."""
-        wait_for(f"{pid} to dispatch", lambda: self.dispatching() == pid, 20)
 
     @contextmanager
     def listening(self, url: str, topic: str) -> Iterator[ClientConnection]:
@@ -116,7 +126,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path) -> Iterator[House]:
+def shared_house(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_home: Path) -> Iterator[House]:
     assert not missing(), f"not installed: {missing()}"
     folder = tmp_path_factory.mktemp("several")
     with PostgresServer() as postgres, RedisServer() as redis:
@@ -129,11 +139,15 @@ def house(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, static_hom
                 second.stop()
 
 
-@pytest.fixture(scope="module")
-def dataset_id(house: House, tmp_path_factory: pytest.TempPathFactory) -> int:
-    path = write_style_dataset(tmp_path_factory.mktemp("several-rows") / "style.jsonl", rows=80, seed=7)
-    found: int = house.product.upload(path, "several")["id"]
-    return found
+@pytest.fixture
+def house(shared_house: House) -> House:
+    shared_house.make_whole()
+    return shared_house
+
+
+@pytest.fixture
+def dataset_id(house: House) -> int:
+    return house.dataset_id
 
 
 def heard(socket: ClientConnection, wanted: Callable[[dict[str, Any]], bool], timeout_seconds: float = 60.0) -> Any:
@@ -147,7 +161,6 @@ def heard(socket: ClientConnection, wanted: Callable[[dict[str, Any]], bool], ti
 
 def test_the_main_job_on_one_is_live_on_the_other(house: House, dataset_id: int) -> None:
     product = house.product
-    wait_for("one of the two to dispatch", house.dispatching, 20)
     others = [url for pid, url in house.urls().items() if pid != house.dispatching()]
     run = product.create_run("live on both", dataset_id, {**CONFIG, "output": {"register_as": "several-1"}})
     with house.listening(others[0], f"run:{run['id']}") as socket:
@@ -172,7 +185,7 @@ def test_the_killed_dispatchers_place_is_taken_and_no_job_comes_twice(house: Hou
     product = house.product
     run = product.create_run("adopted", dataset_id, CONFIG)
     product.wait_for_step(run["id"], 5)
-    pid = wait_for("one of the two to dispatch", house.dispatching, 20)
+    pid = house.dispatcher()
     survivor = next(other for other in house.urls() if other != pid)
     before = house.token()
     psutil.Process(pid).kill()
@@ -188,17 +201,11 @@ def test_the_killed_dispatchers_place_is_taken_and_no_job_comes_twice(house: Hou
         loss = client.get(f"/api/runs/{run['id']}/metrics", params={"keys": "loss"}).json()["series"]["loss"]
     assert facts["attempts"] == 1
     assert loss["step"] == list(range(1, STEPS + 1))
-    if pid == house.second.pid:
-        house.second.kill()
-        house.second.start()
-    else:
-        product.kill_web()
-        product.start_web()
 
 
 def test_one_that_was_stopped_and_wakes_does_nothing_more(house: House, dataset_id: int) -> None:
     product = house.product
-    pid = wait_for("one of the two to dispatch", house.dispatching, 20)
+    pid = house.dispatcher()
     survivor = next(other for other in house.urls() if other != pid)
     before = house.token()
     stopped = psutil.Process(pid)

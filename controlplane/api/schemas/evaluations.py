@@ -102,6 +102,12 @@ class EvaluationList(Listed):
     evaluations: list[Evaluation]
 
 
+class RunEvaluations(Schema):
+    """All evaluations of a run's checkpoints that were asked for, by step."""
+
+    evaluations: list[Evaluation]
+
+
 class ComparedSide(Schema):
     """One of the two."""
 
