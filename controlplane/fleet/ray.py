@@ -97,13 +97,17 @@ class RayBridge:
             raise HostUnreachableError(f"The fleet at {self.address} doesn't answer: {error}.") from error
 
     def close(self) -> None:
-        """Ends the bridge; the cluster and its agents go on."""
+        """Ends the bridge, by force where it is still on its way into the cluster; that and its agents go on."""
         with self._lock:
             self._closed = True
             process, self._process = self._process, None
         if process is not None and process.stdin is not None:
             process.stdin.close()
-            process.wait(MEMBERS_SECONDS)
+            try:
+                process.wait(MEMBERS_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def _ensure(self) -> None:
         with self._lock:

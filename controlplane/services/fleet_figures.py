@@ -58,7 +58,6 @@ class FleetFigures:
             words[host.name] = (host.is_online, bool(host.fault), host.state, host.role, host.group, host.labels, gpus)
         changed = {name: value for name, value in figures.items() if value != self._figures.get(name)}
         is_reworded = self._words != {"hosts": words, "closed": closed}
-        self._figures, self._words = figures, {"hosts": words, "closed": closed}
         if not changed and not is_reworded:
             return
         with transaction.atomic():
@@ -66,6 +65,7 @@ class FleetFigures:
                 publish("fleet", "figures", {"hosts": changed})
             if is_reworded:
                 publish("fleet", "status", {})
+        self._figures, self._words = figures, {"hosts": words, "closed": closed}  # only now: else it is told again
 
 
 _figures = FleetFigures()

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
 
 from controlplane.models import Gpu, Host, Job, LiveMessage
 from controlplane.models.jobs import Status
+from controlplane.services import fleet_figures
 from controlplane.services.fleet_figures import FleetFigures
 from tests import factories
 
@@ -167,3 +169,23 @@ def test_a_job_that_runs_says_why_it_is_where_it_is() -> None:
     answer = factories.make_client("read").get(f"/api/jobs/{run.job_id}/waiting").json()
     assert (answer["reason"], answer["hosts"]) == ("", [])
     assert answer["placed"] == [{"attempt": 1, "host": "tower", "because": "tower is the only host that answers"}]
+
+
+def test_what_could_not_be_told_is_told_at_the_next_look(fleet: list[Host], monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = FleetFigures()
+    figures.tell()
+    Host.objects.filter(name="node-1").update(state="draining")
+    host = Host.objects.get(name="node-2")
+    host.reading["gpus"][0]["temperature_celsius"] = 77
+    host.save()
+    LiveMessage.objects.all().delete()
+
+    def locked(*_args: object) -> int:
+        raise OperationalError("database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fleet_figures, "publish", locked)
+        with pytest.raises(OperationalError):
+            figures.tell()
+    figures.tell()
+    assert {row.kind for row in LiveMessage.objects.filter(topic_id="fleet")} == {"figures", "status"}

@@ -72,7 +72,7 @@ def _serve(host: str, listener: socket.socket, legacy: socket.socket | None, *, 
         http_timeout=None,
         websocket_timeout=-1,
         application_close_timeout=10,
-        ready_callable=lambda: print(greeting, flush=True),
+        ready_callable=lambda: print(f"{greeting}\n", end="", flush=True),  # in one piece: others write there, too
         server_name="pilothouse",
         proxy_forwarded_address_header="X-Forwarded-For" if settings.BEHIND_PROXY else None,
         proxy_forwarded_proto_header="X-Forwarded-Proto" if settings.BEHIND_PROXY else None,
