@@ -15,16 +15,13 @@ from numpy.typing import NDArray
 
 from controlplane.models import Run
 from controlplane.services.curve_reading import all_points
+from controlplane.services.event_records import record
 from controlplane.services.points import Points
 from controlplane.services.spreadsheets import harmless
 
 Bytes = NDArray[np.uint8]
 VARINT_BYTES = 10
 """A step is written as long as the longest number is: the points of a key have one length then."""
-
-CRC_POLYNOMIAL = 0x82F63B78
-CRC_MASK = 0xA282EAD8
-FIXED64, FIXED32 = "<u8", "<u4"
 
 
 def csv_pieces(run: Run, keys: Iterable[str]) -> Iterator[bytes]:
@@ -43,7 +40,7 @@ def event_pieces(run: Run, keys: Iterable[str]) -> Iterator[bytes]:
     """Every point of the keys as TensorBoard reads them; its values have single precision."""
     opened = struct.pack("<d", run.created_at.timestamp())
     version = b"brain.Event:2"
-    yield _records(np.frombuffer(b"\x09" + opened + b"\x1a" + _sized(version), dtype=np.uint8)[None, :])
+    yield record(b"\x09" + opened + b"\x1a" + _sized(version))
     for key in keys:
         for points in all_points(run, key):
             yield _records(_events(key, points))
@@ -86,26 +83,5 @@ def _bytes(numbers: NDArray[np.generic], form: str) -> Bytes:
 
 def _records(rows: Bytes) -> bytes:
     """Equally long data, each as a record."""
-    count, size = rows.shape
-    lengths = _bytes(np.full(count, size), FIXED64)
-    parts = [lengths, _bytes(masked_crc(lengths), FIXED32), rows, _bytes(masked_crc(rows), FIXED32)]
-    return np.concatenate(parts, axis=1).tobytes()
-
-
-def masked_crc(rows: Bytes) -> NDArray[np.uint32]:
-    """The CRC-32C of each row, turned and shifted as TensorFlow's records have it."""
-    crc = np.full(len(rows), 0xFFFFFFFF, dtype=np.uint32)
-    for column in rows.T:
-        crc = CRC_TABLE[(crc ^ column) & 0xFF] ^ (crc >> np.uint32(8))
-    crc = ~crc
-    return (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(CRC_MASK)
-
-
-def _crc_table() -> NDArray[np.uint32]:
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, table >> np.uint32(1) ^ np.uint32(CRC_POLYNOMIAL), table >> np.uint32(1))
-    return table
-
-
-CRC_TABLE = _crc_table()
+    data, size = rows.tobytes(), rows.shape[1]
+    return b"".join(record(data[at : at + size]) for at in range(0, len(data), size))

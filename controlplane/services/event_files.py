@@ -1,27 +1,22 @@
 """TensorBoard's event files, read a block at a time: the scalars in them. Runs in the web process; knows no data base.
 
-A file is records (length, a CRC-32C of it, the data, a CRC-32C of that); the data is a protocol buffer, whose few
-fields that hold scalars are described here: Google's protobuf reads it without TensorFlow and TensorBoard's server.
+The data of each record is a protocol buffer, whose few fields that hold scalars are described here: Google's protobuf
+reads it without TensorFlow and TensorBoard's server.
 """
 
 import math
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from controlplane.errors import InvalidInputError
-from controlplane.services.curve_export import FIXED32, masked_crc
+from controlplane.services.event_records import AGAIN, EventFileError, alien, damaged, records
 
-BLOCK_BYTES = 1 << 20
-LONGEST_RECORD = 256 << 20
-HEAD, TAIL = 12, 4
 VERSION = "brain.Event:"
-AGAIN = "Copy it again from where it was written."
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 19: "<f2"}
 """TensorFlow's numbers of the types that a scalar's bytes may have."""
 
@@ -35,10 +30,6 @@ class Scalar(NamedTuple):
     time: float
 
 
-class EventFileError(InvalidInputError):
-    """A file that can't be read as TensorBoard's."""
-
-
 def scalars(path: Path, name: str) -> Iterator[tuple[int, list[Scalar]]]:
     """The scalars of a file in its order, with how many bytes were read for them, a block at a time.
 
@@ -46,89 +37,20 @@ def scalars(path: Path, name: str) -> Iterator[tuple[int, list[Scalar]]]:
     """
     event, is_first = _event(), True
     with path.open("rb") as stream:
-        for used, records in _records(stream, name):
+        for used, block in records(stream, name):
             found: list[Scalar] = []
-            for data in records:
+            for data in block:
                 try:
                     event.ParseFromString(data)
                 except DecodeError:
-                    raise _alien(name) if is_first else _damaged(name) from None
+                    raise alien(name) if is_first else damaged(name) from None
                 if is_first and not event.file_version.startswith(VERSION):
-                    raise _alien(name)
+                    raise alien(name)
                 is_first = False
                 found += _in_event(event)
             yield used, found
     if is_first:
         raise EventFileError(f"{name} is empty. {AGAIN}")
-
-
-def _alien(name: str) -> EventFileError:
-    return EventFileError(
-        f"{name} is no event file of TensorBoard. Choose the files whose names begin with events.out.tfevents."
-    )
-
-
-def _damaged(name: str) -> EventFileError:
-    return EventFileError(f"{name} is damaged: what it holds doesn't agree with its check sums. {AGAIN}")
-
-
-# --- Records ----------------------------------------------------------------------------------------------------------
-
-
-def _records(stream: BinaryIO, name: str) -> Iterator[tuple[int, list[bytes]]]:
-    """Whole records whose check sums are right, and the bytes that they took."""
-    rest, is_first = b"", True
-    while block := stream.read(BLOCK_BYTES):
-        buffer = rest + block
-        starts, sizes = _cut(buffer, name, is_first)
-        used = starts[-1] + HEAD + sizes[-1] + TAIL if starts else 0
-        if starts and not _are_right(buffer, starts, sizes):
-            raise _alien(name) if is_first and not _are_right(buffer, starts[:1], sizes[:1]) else _damaged(name)
-        is_first = is_first and not starts
-        yield used, [buffer[at + HEAD : at + HEAD + size] for at, size in zip(starts, sizes, strict=True)]
-        rest = buffer[used:]
-    if rest:
-        if is_first:
-            raise _alien(name)
-        if len(rest) >= HEAD and not _agree(np.frombuffer(rest, dtype=np.uint8), np.zeros(1, dtype=np.int64), 8):
-            raise _damaged(name)
-        raise EventFileError(
-            f"{name} ends in the middle of a record: the copy isn't whole, or its writer is still at work. Copy it "
-            "again when that has ended."
-        )
-
-
-def _cut(buffer: bytes, name: str, is_first: bool) -> tuple[list[int], list[int]]:
-    """Where the whole records begin, and how long their data are."""
-    starts: list[int] = []
-    sizes: list[int] = []
-    at, end = 0, len(buffer)
-    while at + HEAD <= end:
-        size = int.from_bytes(buffer[at : at + 8], "little")
-        if size > LONGEST_RECORD:
-            raise _alien(name) if is_first and not at else _damaged(name)
-        if at + HEAD + size + TAIL > end:
-            break
-        starts.append(at)
-        sizes.append(size)
-        at += HEAD + size + TAIL
-    return starts, sizes
-
-
-def _are_right(buffer: bytes, starts: list[int], sizes: list[int]) -> bool:
-    """Whether lengths and data agree with their check sums. Equally long records are looked at together."""
-    whole = np.frombuffer(buffer, dtype=np.uint8)
-    places, lengths = np.array(starts), np.array(sizes)
-    if not _agree(whole, places, 8):
-        return False
-    return all(_agree(whole, places[lengths == size] + HEAD, int(size)) for size in np.unique(lengths))
-
-
-def _agree(whole: Any, places: Any, size: int) -> bool:
-    """Whether the `size` bytes at each place have the check sum that stands behind them."""
-    rows = whole[places[:, None] + np.arange(size)]
-    said = whole[places[:, None] + size + np.arange(TAIL)]
-    return bool((masked_crc(rows) == np.ascontiguousarray(said).view(FIXED32)[:, 0]).all())
 
 
 # --- Events -----------------------------------------------------------------------------------------------------------

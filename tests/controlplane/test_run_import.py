@@ -14,10 +14,10 @@ from django.test import Client
 from controlplane import inner_jobs
 from controlplane.models import Job, Metric, Resumption, Run, Upload
 from controlplane.models.jobs import Status
-from controlplane.services import curve_export, curve_reading, curves, event_files, run_import
+from controlplane.services import curve_export, curve_reading, curves, event_files, event_records, run_import
 from controlplane.services.points import Points
 from tests import factories
-from tests.controlplane.event_files import Scalar, event, record, tensor, written
+from tests.controlplane.event_files import Scalar, event, record, simple, tensor, written
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("home")]
 JSON = "application/json"
@@ -99,12 +99,27 @@ def test_a_restart_supersedes_what_lay_from_there_on(user: Client) -> None:
 
 def test_a_restart_reaches_behind_what_is_stored(user: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_import, "FLUSH_POINTS", 2)
-    monkeypatch.setattr(event_files, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(event_records, "BLOCK_BYTES", 100)
     steps = [1, 2, 3, 4, 5, 6, 2, 3, 3, 1, 2]
     run = imported(user, (FILE, written([("loss", step, float(n), 1.0) for n, step in enumerate(steps)])))
     assert [(step, value) for step, value, _ in series(run, "loss")] == [(1, 9.0), (2, 10.0)]
     assert run.job.result is not None
     assert run.job.result["left_out"] == 9
+
+
+def test_what_is_longer_than_scalars_are_is_passed_over(user: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_records, "LONGEST_RECORD", 1000)
+    image = record(event(1.0, 2, tensor("x" * 1200, 0.5)))
+    first, last = written([("loss", 1, 1.0, 1.0)]), record(event(3.0, 3, simple("loss", 3.0)))
+    assert series(imported(user, (FILE, first + image + last)), "loss") == [(1, 1.0, 1.0), (3, 3.0, 3.0)]
+
+
+def test_a_length_that_is_not_sure_is_not_read(user: Client) -> None:
+    endless = (1 << 62).to_bytes(8, "little")
+    for sum_bytes, sentence in ((bytes(4), "is damaged"), (event_records.check_sum(endless), "in the middle")):
+        run = imported(user, (FILE, whole() + endless + sum_bytes + bytes(30)))
+        assert run.job.error is not None
+        assert sentence in run.job.error["message"]
 
 
 def whole() -> bytes:
@@ -127,7 +142,7 @@ def test_what_cannot_be_read_fails_with_a_sentence_and_leaves_nothing(
     user: Client, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_import, "FLUSH_POINTS", 5)
-    monkeypatch.setattr(event_files, "BLOCK_BYTES", 300)
+    monkeypatch.setattr(event_records, "BLOCK_BYTES", 300)
     data, sentence = DAMAGED[case]
     good = [] if case == "nothing but its head" else [(f"{FILE}.1", whole())]
     run = imported(user, *good, (f"{FILE}.2", data))
