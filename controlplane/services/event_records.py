@@ -42,7 +42,7 @@ def _cut_off(name: str) -> EventFileError:
 
 def check_sum(data: bytes) -> bytes:
     """The CRC-32C of the data, turned and shifted as TensorFlow's records have it."""
-    crc = google_crc32c.value(data)
+    crc: int = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + CRC_MASK & 0xFFFFFFFF).to_bytes(SUM_BYTES, "little")
 
 

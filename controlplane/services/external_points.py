@@ -30,6 +30,9 @@ END_OF_TIME = 1e11
 """Beyond it lies no moment in Unix seconds that anybody means: what is larger is in milliseconds."""
 
 MOST_VALUES = 100_000
+MOST_METRICS = 2_000
+"""Each is a curve of its own, and its run's page lists them all. A step in a metric's name makes thousands."""
+
 LONGEST_NAME = 500
 SILENT = "silent"
 """Code of the error of a run that nobody has heard of for long; its next points take it up again."""
@@ -197,11 +200,12 @@ class _Intake:
         return None if run is None else cls(run)
 
     def take(self, batch: SentPoints) -> Stored:
-        """Notes the batch's values. Raises ConflictError for a run that takes none."""
+        """Notes the batch's values. Raises ConflictError for a run that takes none, InvalidInputError for too many."""
         writer, seq = batch.get("writer", ""), batch.get("seq")
         if seq is not None and seq <= self._seqs.get(writer, 0):
             return Stored(0, 0, self.run.last_step, repeated=True)
         self._check_open()
+        self._check_room(batch)
         now = clock.time()
         if "resumed" in batch:
             self._rewind(batch["resumed"], now)
@@ -224,6 +228,19 @@ class _Intake:
             run.job = jobs.transition(job.pk, Status.RUNNING, reason="its script is heard again", phase="active")
         elif job.status != Status.RUNNING:
             raise ConflictError(f"Run {run.pk} has ended ({job.status}) and takes no more points: begin a new one.")
+
+    def _check_room(self, batch: SentPoints) -> None:
+        """Refuses a batch whose metrics are more than a run may have, before anything of it is noted."""
+        fresh = set[str]().union(*(point["values"] for point in _points(batch))) - self._names.keys()
+        if len(self._reached) + len(fresh) <= MOST_METRICS:
+            return
+        count = len(self._reached.keys() | map(curves.stored_key, fresh))
+        if count > MOST_METRICS:
+            raise InvalidInputError(
+                f"Run {self.run.pk} would have {count:,} metrics; it may have {MOST_METRICS:,}. Send what counts up as "
+                "the step, not in a metric's name.",
+                (FieldFault("values", f"at most {MOST_METRICS:,} different names in a run"),),
+            )
 
     def _rewind(self, step: int, now: float) -> None:
         self._flush()

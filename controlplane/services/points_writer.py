@@ -9,7 +9,7 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import NamedTuple
@@ -30,6 +30,9 @@ TOGETHER = 256
 TELL_SECONDS = 0.2
 RESET_SECONDS = 2.0
 """Reading everything anew costs a page more than a message does: it is asked to less often."""
+
+FORGET_SECONDS = 600.0
+"""A run that is silent for so long is forgotten here: its next message is to read everything, as the first was."""
 
 
 class _Waiting(NamedTuple):
@@ -68,6 +71,11 @@ class _Untold:
         self.due = now + (RESET_SECONDS if self.is_everything else TELL_SECONDS)
         self.points, self.count, self.is_everything = {}, 0, False
 
+    def tell_again(self) -> None:
+        """What was told inside a transaction came to nothing."""
+        self.points, self.count, self.is_everything = {}, max(1, self.count), True
+        self.due = monotonic() + RESET_SECONDS
+
 
 class PointsWriter:
     """Takes posts from event loops; its thread begins with the first one."""
@@ -103,9 +111,7 @@ class PointsWriter:
             self._tell_due()
         except Exception as error:  # the thread must live for those who come
             log.exception("storing points of scripts stumbled")
-            for untold in self._untold.values():  # what was told inside a transaction that came to nothing
-                untold.is_everything, untold.count = True, max(1, untold.count)
-                untold.due = monotonic() + RESET_SECONDS
+            self._tell_again(self._untold)
             _deliver(waiting, [error] * len(waiting))
 
     def _next(self, patience_seconds: float | None) -> list[_Waiting]:
@@ -129,8 +135,28 @@ class PointsWriter:
         if connection.vendor == "sqlite":
             with connection.cursor() as cursor:
                 cursor.execute("PRAGMA synchronous=FULL")
-        found = iter(external_points.store(posts, self._tell) if posts else [])
+        found = iter(self._kept(posts) if posts else [])
         return [next(found) if outcome is _LATER else outcome for outcome in outcomes]
+
+    def _kept(self, posts: Sequence[Post]) -> Sequence[Stored | Exception]:
+        """All of them in one transaction; where that fails each run's in one of its own."""
+        try:
+            return external_points.store(posts, self._tell)
+        except Exception as error:
+            self._tell_again(post.run_id for post in posts)
+            runs = dict.fromkeys(post.run_id for post in posts)
+            if len(runs) == 1:
+                return [error] * len(posts)
+            log.exception("storing the points of %d runs together stumbled: each is stored alone", len(runs))
+        outcomes: dict[int, Stored | Exception] = {}
+        for run_id in runs:
+            places = [place for place, post in enumerate(posts) if post.run_id == run_id]
+            outcomes |= zip(places, self._kept([posts[place] for place in places]), strict=True)
+        return [outcomes[place] for place in range(len(posts))]
+
+    def _tell_again(self, run_ids: Iterable[int]) -> None:
+        for run_id in run_ids:
+            self._untold.setdefault(run_id, _Untold()).tell_again()
 
     def _tell(self, run: Run, fresh: run_points.Fresh) -> None:
         untold, now = self._untold.setdefault(run.pk, _Untold()), monotonic()
@@ -140,7 +166,9 @@ class PointsWriter:
 
     def _tell_due(self) -> None:
         now = monotonic()
-        for run_id, untold in self._untold.items():
+        for run_id, untold in list(self._untold.items()):
+            if not untold.count and now >= untold.due + FORGET_SECONDS:
+                del self._untold[run_id]
             if untold.count and now >= untold.due:
                 run = Run.objects.filter(pk=run_id).first()
                 if run is None:

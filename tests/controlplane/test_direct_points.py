@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from django.core.asgi import get_asgi_application
-from django.db import connections
+from django.db import OperationalError, connections
 
 from controlplane.api.direct_points import DirectPoints
 from controlplane.models import LiveMessage, Metric, Run
 from controlplane.models.access import SYSTEM
-from controlplane.services import points_writer, run_points
+from controlplane.services import external_points, points_writer, run_points
 from controlplane.services.points_writer import PointsWriter
 from tests import factories
 from tests.controlplane.test_direct import Answer, ask
@@ -127,6 +127,9 @@ def test_what_comes_together_is_stored_together_and_told_in_time(monkeypatch: py
     assert told() == ["reset", "metrics", "reset"]
     writer.round(0.0)
     assert told() == ["reset", "metrics", "reset"]
+    clock[0] += points_writer.RESET_SECONDS + points_writer.FORGET_SECONDS
+    writer.round(0.0)
+    assert not writer._untold, "a run that is silent is kept for ever"
 
 
 def test_a_fault_is_answered_and_the_writer_lives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,3 +142,21 @@ def test_a_fault_is_answered_and_the_writer_lives(monkeypatch: pytest.MonkeyPatc
     assert asyncio.run(writer.store(SYSTEM, run.pk, body)).stored == 1
     with pytest.raises(queue.Empty):
         writer._posts.get_nowait()
+
+
+def test_a_fault_of_one_run_is_not_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = factories.make_external_run(), factories.make_external_run()
+    kept = external_points._Intake.keep
+
+    def keep(intake: Any, *rest: Any) -> None:
+        kept(intake, *rest)
+        if intake.run == bad:
+            raise OperationalError("disk I/O error")
+
+    monkeypatch.setattr(external_points._Intake, "keep", keep)
+    posts = [external_points.Post(SYSTEM, run.pk, {"step": 1, "values": {"loss": 0.5}}) for run in (bad, good, bad)]
+    first, second, third = PointsWriter()._kept(posts)
+    assert isinstance(first, OperationalError)
+    assert isinstance(third, OperationalError)
+    assert isinstance(second, external_points.Stored)
+    assert list(Metric.objects.values_list("run", "count")) == [(good.pk, 1)]

@@ -148,6 +148,17 @@ def test_a_batch_has_a_bound(script: Client, monkeypatch: pytest.MonkeyPatch) ->
     assert "Send it in several" in response.json()["detail"]
 
 
+def test_a_run_has_so_many_metrics_at_most(script: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external_points, "MOST_METRICS", 3)
+    number = begin(script)
+    assert send(script, number, step=1, values=dict.fromkeys("abc", 1.0)).status_code == 200
+    assert send(script, number, step=2, values=dict.fromkeys("abc", 2.0)).status_code == 200
+    refused = send(script, number, points=[{"step": 3, "values": {"a": 3.0}}, {"step": 4, "values": {"d": 4.0}}])
+    assert refused.status_code == 422
+    assert "would have 4 metrics" in refused.json()["detail"]
+    assert points(number, "a") == [(1, 1.0), (2, 2.0)], "a batch is refused whole"
+
+
 def test_a_run_ends_when_its_script_says_so(script: Client) -> None:
     number = begin(script)
     send(script, number, step=7, values={"loss": 1.0})
