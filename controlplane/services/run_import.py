@@ -4,6 +4,7 @@ A metric's steps rise here. Where they go back in the files (a restart from an e
 gives way, as it does for a run that resumes. A run whose files can't be read has failed, and has no points.
 """
 
+import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -23,10 +24,12 @@ from controlplane.services.event_files import Scalar, scalars
 from controlplane.services.external_points import END_OF_TIME, LAST_STEP
 from controlplane.services.job_progress import JobProgress
 from controlplane.services.points import Point
+from monitoring.files import write_json
 
 FLUSH_POINTS = 100_000
 MOST_FILES = 100
 MOST_RESTARTS = 100
+RESULT = "result.json"
 NO_POINTS = (
     "The files hold no scalars: only these become curves, not images, histograms or texts. Choose the files that the "
     "training wrote its losses to."
@@ -77,7 +80,20 @@ def _folder(run: Run) -> Path:
 
 
 def read(run: Run) -> dict[str, Any]:
-    """Reads the run's files into its curves; returns the job's result. Raises EventFileError, and nothing stays."""
+    """Reads the run's files into its curves; returns the job's result. Raises EventFileError, and nothing stays.
+
+    The result is kept beside the files before these go: whoever follows a process that dies in between finds it.
+    """
+    kept = _folder(run) / RESULT
+    if not kept.exists():
+        write_json(kept, _read(run))
+    for entry in run.job.config["files"]:
+        (_folder(run) / entry["file"]).unlink(missing_ok=True)
+    result: dict[str, Any] = json.loads(kept.read_text())
+    return result
+
+
+def _read(run: Run) -> dict[str, Any]:
     files = [(_folder(run) / entry["file"], entry["name"]) for entry in run.job.config["files"]]
     progress = JobProgress(run.job_id, sum(path.stat().st_size for path, _ in files))
     _forget(run)
@@ -91,8 +107,6 @@ def read(run: Run) -> dict[str, Any]:
     except BaseException:
         _forget(run)
         raise
-    for path, _ in files:
-        path.unlink()
     return reading.result(len(files))
 
 
@@ -106,12 +120,14 @@ def _forget(run: Run) -> None:
 
 
 class _Tag:
-    """One tag on its way: points that aren't stored yet, and how far it is."""
+    """One tag on its way: points that aren't stored yet, how far it is, and which of the stored ones stay."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.points: list[Point] = []
         self.last_step = -1
+        self.stored_until = -1
+        self.keeps_until = -1
         self.restarts = 0
 
 
@@ -160,15 +176,18 @@ class _Reading:
             self._held -= 1
             self._superseded += 1
         if not row.points:
-            with transaction.atomic():
-                self._superseded += curves.rewind_key(self._run, row.key, step - 1)
+            row.keeps_until = min(row.keeps_until, step - 1)  # taken away at the next flush, all of them together
 
     def _flush(self) -> None:
         fresh = {row.key: row.points for row in self._tags.values() if row.points}
         with transaction.atomic():
+            for row in self._tags.values():
+                if row.keeps_until < row.stored_until:
+                    self._superseded += curves.rewind_key(self._run, row.key, row.keeps_until)
             curves.append_all(self._run, fresh)
         for row in self._tags.values():
             row.points = []
+            row.stored_until = row.keeps_until = row.last_step
         self._held = 0
 
     def end(self) -> None:

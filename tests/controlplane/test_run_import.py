@@ -72,7 +72,7 @@ def test_every_scalar_becomes_a_point(user: Client) -> None:
     told = {"files": 1, "metrics": 2, "points": 4, "left_out": 0, "restarts": 0}
     assert told.items() <= facts["result"].items()
     assert not Upload.objects.exists()
-    assert list((run.folder / "events").iterdir()) == []
+    assert [path.name for path in (run.folder / "events").iterdir()] == ["result.json"]
 
 
 def test_scalars_of_tensorflow_2_are_tensors(user: Client) -> None:
@@ -163,6 +163,31 @@ def test_a_reading_that_was_broken_off_begins_anew(user: Client) -> None:
         curves.append(run, "half", [(1, 1.0, 1.0)])
     assert inner_jobs.work() == answer["job_id"]
     assert list(Metric.objects.values_list("key", "count")) == [("loss", 39)]
+
+
+def test_a_reading_that_was_broken_off_at_its_very_end_is_whole(user: Client) -> None:
+    run = imported(user, (FILE, whole()))
+    result = run.job.result
+    Job.objects.filter(pk=run.job_id).update(status=Status.RUNNING, result=None)  # its files are gone already
+    assert inner_jobs.work() == run.job_id
+    run.job.refresh_from_db()
+    assert (run.job.status, run.job.result) == (Status.DONE, result)
+    assert list(Metric.objects.values_list("key", "count")) == [("loss", 39)]
+
+
+def test_steps_that_never_rise_take_stored_ones_away_together(user: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    rewound: list[int] = []
+    rewind = curves.rewind_key
+    monkeypatch.setattr(curves, "rewind_key", lambda *given: (rewound.append(given[-1]), rewind(*given))[1])
+    monkeypatch.setattr(run_import, "FLUSH_POINTS", 50)
+    monkeypatch.setattr(event_records, "BLOCK_BYTES", 100)
+    steps = [*range(1, 101), *range(100, 0, -1), *[1] * 100]
+    data = written([("loss", step, float(n), 1.0) for n, step in enumerate(steps)])
+    run = imported(user, (FILE, data))
+    assert [(step, value) for step, value, _ in series(run, "loss")] == [(1, 299.0)]
+    assert rewound == [0]
+    assert run.job.result is not None
+    assert run.job.result["left_out"] == 299
 
 
 @pytest.mark.parametrize(
