@@ -107,6 +107,10 @@ class Item:
         named = ((entry.relative_to(folder).as_posix(), entry) for entry in found)
         yield from sorted((name, entry) for name, entry in named if belongs(PurePosixPath(name)))
 
+    def stays(self, name: str) -> bool:
+        """Whether what has this name in its folder is no part of it: it stays where another version takes its place."""
+        return {"model": name == EXPORTS_FOLDER, "checkpoint": name.startswith(KEEP_PREFIX)}.get(self.kind, False)
+
     def check_name(self, name: object) -> str:
         """A file's name from outside. Raises AgentFaultError `bad_call` for one that leads out or doesn't belong."""
         if isinstance(name, str) and 0 < len(name.encode(errors="replace")) <= MAX_NAME_BYTES:

@@ -8,19 +8,22 @@ remembers nothing that isn't on disk: after a restart it goes on with the blocks
 import base64
 import binascii
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from monitoring.attempt import NO_ROOM
 from monitoring.file_hashes import FileHashes, Hashing
-from monitoring.file_items import KEEP_PREFIX, MOST_FILES, Item
-from monitoring.files import EXPORTS_FOLDER, publish_folder, sync_folder, write_json
+from monitoring.file_items import MOST_FILES, Item
+from monitoring.files import sync_folder, write_json
+from monitoring.folder_swap import settle, swap_in
 from monitoring.wire import AgentFaultError, FileBlock, FileEntry, FileListing, Incoming
 
 BLOCK_BYTES = 4 << 20
@@ -30,6 +33,7 @@ MIN_FREE_BYTES = 256 << 20
 INCOMING = Path("tmp") / "incoming"
 MANIFEST = "manifest.json"
 FILES = "files"
+LOCK = ".lock"
 MAX_WAIT_SECONDS = 20.0
 IncomingState = Literal["hashing", "present", "receiving", "damaged", "published"]
 
@@ -49,6 +53,7 @@ class FileStore:
         self._min_free_bytes = min_free_bytes
         self._hashes = FileHashes(home)
         self._lock = threading.RLock()
+        self._settle()
 
     # --- Giving -------------------------------------------------------------------------------------------------------
 
@@ -91,7 +96,7 @@ class FileStore:
             try:
                 if _manifest(staging) != entries:
                     shutil.rmtree(staging, ignore_errors=True)
-                    write_json(staging / MANIFEST, {"files": entries})
+                    write_json(staging / MANIFEST, {"item": {"kind": wanted.kind, "id": wanted.id}, "files": entries})
                 held = [_held(staging / FILES / entry["name"], entry["bytes"]) for entry in entries]
             except OSError as error:
                 raise self._refusal(wanted, error) from error
@@ -143,7 +148,11 @@ class FileStore:
             held[number] = 0
         if wrong:
             return _state("damaged", held=held)
-        with self._lock:
+        with self._lock, self._alone():
+            if _manifest(staging) != entries:
+                raise AgentFaultError("not_begun", f"{wanted.kind} {wanted.id} has been begun anew.", "Begin again.")
+            if not wanted.is_in_place:
+                self._refuse_in_use(wanted)
             try:
                 self._publish(wanted, staging, entries)
             except OSError as error:
@@ -156,8 +165,7 @@ class FileStore:
         removed = self._drop_incoming(wanted)
         if incoming_only:
             return removed
-        if reason := self._in_use(wanted):
-            raise AgentFaultError("in_use", f"{wanted.kind} {wanted.id} stays: {reason}.", "Wait until that has ended.")
+        self._refuse_in_use(wanted)
         with self._lock:
             self._hashes.forget(wanted.key)
             if wanted.folder(self.home).is_symlink():  # what it leads to is somebody else's
@@ -185,6 +193,28 @@ class FileStore:
             shutil.rmtree(staging, ignore_errors=True)
         return size
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Among the processes that write into this home: the agent's, and in the library's own the web process."""
+        folder = self.home / INCOMING
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOCK).open("ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # let go of when it is closed, however this ends
+            yield
+
+    def _settle(self) -> None:
+        """Ends the swaps in which a process before was killed."""
+        begun = sorted((self.home / INCOMING).glob(f"*/{MANIFEST}"))
+        with self._alone() if begun else nullcontext():
+            for manifest in begun:
+                with suppress(OSError, ValueError, KeyError, TypeError, AgentFaultError):  # an older one's
+                    item = _item(json.loads(manifest.read_bytes())["item"])
+                    settle(item.folder(self.home), item.stays)
+
+    def _refuse_in_use(self, item: Item) -> None:
+        if reason := self._in_use(item):
+            raise AgentFaultError("in_use", f"{item.kind} {item.id} stays: {reason}.", "Wait until that has ended.")
+
     def _check_room(self, item: Item, needed_bytes: int) -> None:
         free = shutil.disk_usage(self.home).free
         if needed_bytes and free < needed_bytes + self._min_free_bytes:
@@ -206,7 +236,7 @@ class FileStore:
         if item.is_in_place:
             _move_into(files, final, [entry["name"] for entry in entries])
         else:
-            _replace(item, files, final)
+            swap_in(files, final, item.stays)
         shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -310,20 +340,6 @@ def _append(path: Path, offset: int, block: bytes, whole: int) -> int:
             os.truncate(path, held)
         raise
     return end
-
-
-def _replace(item: Item, files: Path, final: Path) -> None:
-    """Puts a folder into its place in one step. What stood there goes; what isn't part of the item stays in it."""
-    gone = final.with_name(f".{final.name}.gone")
-    if final.exists():
-        stay = [final / EXPORTS_FOLDER] if item.kind == "model" else list(final.glob(f"{KEEP_PREFIX}*"))
-        for entry in stay:
-            if entry.exists():
-                entry.rename(files / entry.name)
-        shutil.rmtree(gone, ignore_errors=True)
-        final.rename(gone)
-    publish_folder(files, final)
-    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _move_into(files: Path, final: Path, names: list[str]) -> None:

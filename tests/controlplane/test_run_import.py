@@ -178,7 +178,12 @@ def test_a_reading_that_was_broken_off_at_its_very_end_is_whole(user: Client) ->
 def test_steps_that_never_rise_take_stored_ones_away_together(user: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     rewound: list[int] = []
     rewind = curves.rewind_key
-    monkeypatch.setattr(curves, "rewind_key", lambda *given: (rewound.append(given[-1]), rewind(*given))[1])
+
+    def counted(run: Run, key: str, step: int) -> int:
+        rewound.append(step)
+        return rewind(run, key, step)
+
+    monkeypatch.setattr(curves, "rewind_key", counted)
     monkeypatch.setattr(run_import, "FLUSH_POINTS", 50)
     monkeypatch.setattr(event_records, "BLOCK_BYTES", 100)
     steps = [*range(1, 101), *range(100, 0, -1), *[1] * 100]

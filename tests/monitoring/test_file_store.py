@@ -2,7 +2,10 @@
 
 import base64
 import hashlib
+import os
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +134,56 @@ def test_another_version_takes_the_place_of_the_old_one_and_marks_and_exports_st
     folder = target.home / "models" / MODEL["id"]
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "empty", "gguf", "model.safetensors"]
     assert (folder / "gguf" / "Q8_0.gguf").exists()
+
+
+class KilledError(BaseException):
+    """A process is gone at this point: nothing that follows in it happens."""
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_kill_while_another_version_takes_its_place_loses_nothing(
+    source: FileStore, target: FileStore, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_model(target.home, b"old weights")
+    make_model(source.home)
+    left = [steps]
+
+    def until_killed(done: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **named: Any) -> Any:
+            if left[0] == 0:
+                raise KilledError
+            left[0] -= 1
+            return done(*args, **named)
+
+        return step
+
+    with monkeypatch.context() as deadly, suppress(KilledError):
+        for owner, name in ((Path, "rename"), (shutil, "rmtree"), (os, "rename"), (os, "rmdir"), (os, "unlink")):
+            deadly.setattr(owner, name, until_killed(getattr(owner, name)))
+        copy(source, target)
+    again = FileStore(target.home, min_free_bytes=0)
+    assert (folder / "gguf" / "Q8_0.gguf").exists()
+    assert (folder / "model.safetensors").read_bytes() in (b"old weights", WEIGHTS)
+    files = source.list_files(MODEL, 10)["files"]
+    if again.begin_files(MODEL, files, 10)["state"] != "present":
+        copy(source, again)
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "empty", "gguf", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert [path.name for path in folder.parent.iterdir()] == [MODEL["id"]]
+
+
+def test_what_is_in_use_is_not_replaced(source: FileStore, tmp_path: Path) -> None:
+    reason = ["job 3 works with it"]
+    target = FileStore(tmp_path / "target", in_use=lambda item: reason[0], min_free_bytes=0)
+    folder = make_model(target.home, b"old weights")
+    make_model(source.home)
+    files = source.list_files(MODEL, 10)["files"]
+    for block in blocks(source, files, target.begin_files(MODEL, files, 10)["held"]):
+        send(target, *block)
+    assert refusal(target.publish_files, MODEL, 10)["code"] == "in_use"
+    assert (folder / "model.safetensors").read_bytes() == b"old weights"
+    reason[0] = ""
+    assert target.publish_files(MODEL, 10)["state"] == "published"
 
 
 def test_a_disk_that_fills_is_a_sentence_and_nothing_half_written_stays(source: FileStore, tmp_path: Path) -> None:
